@@ -1,0 +1,153 @@
+"""Pictures from files, and the sizes they are worked on.
+
+A picture is uint8 [H, W, 3], RGB. It keeps its aspect ratio: a bucket is a size that the model works at, and a picture fills the bucket
+nearest in shape, losing at most a strip at two opposite edges, never being stretched. Sizes are (height, width) unless named otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000  # of one file; decoding costs 3 bytes each, and a small file can claim any size
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # decoders that files from outside may reach
+_BAGEL_MAX_PIXELS = 14 * 14 * 9 * 1024  # BAGEL's limit for one resized picture
+
+
+def resize_shape(
+    width: int, height: int, *, max_size: int, min_size: int, stride: int, max_pixels: int = _BAGEL_MAX_PIXELS
+) -> tuple[int, int]:
+    """The (width, height) that BAGEL works at for a picture of this size: MaxLongEdgeMinShortEdgeResize of the official code.
+
+    The long side is at most max_size, the short side at least min_size where that allows it, both are multiples of the stride. Python's
+    rounding (half to even) and the missing square root in the max_pixels correction are BAGEL's, kept on purpose. Raises ValueError for
+    an empty picture.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"A picture of {width}x{height} pixels cannot be resized; both sides must be at least 1.")
+
+    def scaled(scale: float) -> tuple[int, int]:
+        return tuple(max(stride, int(round(round(side * scale) / stride) * stride)) for side in (width, height))
+
+    width, height = scaled(max(min(max_size / max(width, height), 1.0), min_size / min(width, height)))
+    if width * height > max_pixels:
+        width, height = scaled(max_pixels / (width * height))
+    if max(width, height) > max_size:
+        width, height = scaled(max_size / max(width, height))
+    return width, height
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Buckets:
+    """Which sizes pictures are worked on: the listed ones, or what BAGEL's rule gives for each picture."""
+
+    max_size: int = 1024  # pixels of the long side
+    min_size: int = 512  # of the short side
+    stride: int = 16  # both sides are multiples of it
+    shapes: tuple[tuple[int, int], ...] = ()  # (height, width); empty: no fixed list
+
+    def __post_init__(self):
+        if not 1 <= self.min_size <= self.max_size or self.stride < 1:
+            raise ValueError(f"{self}: give 1 <= min_size <= max_size and a stride of at least 1.")
+        for shape in self.shapes:
+            if len(shape) != 2 or any(side < 1 or side % self.stride for side in shape):
+                raise ValueError(f"Buckets.shapes has {shape}; give (height, width), both multiples of the stride {self.stride}.")
+
+    def choose(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) for a picture: the listed shape of the nearest aspect ratio, among equals the nearest in area."""
+        if not self.shapes:
+            width, height = resize_shape(width, height, max_size=self.max_size, min_size=self.min_size, stride=self.stride)
+            return height, width
+
+        def distance(shape: tuple[int, int]) -> tuple[float, float]:
+            aspect = abs(math.log(shape[0] * width) - math.log(shape[1] * height))
+            return round(aspect, 9), abs(math.log(shape[0] * shape[1] / (height * width)))
+
+        return min(self.shapes, key=distance)
+
+
+def fit(picture: UInt8[np.ndarray, "H W 3"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture at a bucket's (height, width): the largest centred part of that aspect ratio, resized by Pillow's bicubic filter.
+
+    A picture that has the size already comes back as it is, the same array.
+    """
+    height, width = picture.shape[:2]
+    if (height, width) == tuple(shape):
+        return picture
+    scale = max(shape[0] / height, shape[1] / width)
+    top, left = (height - shape[0] / scale) / 2, (width - shape[1] / scale) / 2
+    box = (max(left, 0.0), max(top, 0.0), min(width - left, width), min(height - top, height))  # rounding may leave the picture by an ulp
+    return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box))
+
+
+def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a PNG, JPEG, WEBP or BMP file: upright by its EXIF orientation, transparency on white, grey as three equal channels.
+
+    Raises ValueError naming the file if it is missing, no picture, damaged or larger than max_pixels.
+    """
+    with _open(path, max_pixels) as picture:
+        return _upright_rgb(picture, path)
+
+
+def verify_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Checks a file's inner check sums and decodes it to its end. Raises ValueError as read_picture does."""
+    with _open(path, max_pixels) as picture:
+        try:
+            picture.verify()
+        except _DAMAGE as error:
+            raise ValueError(_damaged(path, error)) from error
+    read_picture(path, max_pixels=max_pixels)
+
+
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)  # what Pillow's decoders raise on broken files
+
+
+def _damaged(path: str | Path, error: Exception) -> str:
+    return f"{path} is damaged or incomplete ({error}); copy it again or remove its session."
+
+
+def _open(path: str | Path, max_pixels: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+            picture = Image.open(path, formats=_FORMATS)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; put the picture there or remove its session.") from error
+    except UnidentifiedImageError as error:
+        empty = " (the file is empty)" if Path(path).stat().st_size == 0 else ""
+        raise ValueError(f"{path} is no picture{empty}; give a {', '.join(_FORMATS)} file.") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is larger than the limit of {max_pixels} pixels; make it smaller.") from error
+    except _DAMAGE as error:
+        raise ValueError(_damaged(path, error)) from error
+    if picture.width * picture.height > max_pixels:
+        size = f"{picture.width}x{picture.height}"
+        picture.close()
+        raise ValueError(f"{path} has {size} pixels, the limit is {max_pixels}; make it smaller.")
+    return picture
+
+
+def _upright_rgb(picture: Image.Image, path: str | Path) -> np.ndarray:
+    try:
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+            return _grey(np.asarray(picture))
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return np.asarray(picture.convert("RGB"))
+    except _DAMAGE as error:
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """16-bit grey to three equal channels of 8 bits; Pillow's own conversion would clip everything above 255 to white."""
+    levels = (np.clip(values, 0, 65535).astype(np.uint32) + 128) // 257  # 65535 = 255 * 257
+    return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=2)

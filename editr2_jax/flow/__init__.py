@@ -1,0 +1,1 @@
+"""Rectified flow, arrays in, arrays out: the straight path, its time grid, its steps, and guidance."""

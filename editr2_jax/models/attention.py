@@ -1,0 +1,79 @@
+"""Grouped-query attention over a cache and a block of new tokens; rotary positions; root-mean-square norm.
+
+Letters: B rows, R variants of the new block per row (guidance branches, or turns), T tokens of the block, S cache slots,
+H query heads, K key-value heads, G = H / K query heads per key-value head, d head width.
+
+A variant differs from its neighbours in what it may see of the cache, never in the cache itself: the branch without the instruction is a
+mask, not a copy. Scores against the cache and against the block are computed apart and share one softmax, so keys are never concatenated.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_MASKED = -1e30  # finite: a row whose keys are all masked gives a mean, not NaN; such rows are padding
+
+
+def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*B D"]:
+    """x / rms(x) in float32, cast back, then scaled (the order of Qwen2's norm)."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return y.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def rotary_table(positions: Int[Array, "*B"], head_dim: int, theta: float) -> tuple[Float[Array, "*B d/2"], Float[Array, "*B d/2"]]:
+    """Cosines and sines of position * theta^(-2i/d), i = 0..d/2-1."""
+    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle = positions[..., None].astype(jnp.float32) * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: Float[Array, "*B T H d"], cos: Float[Array, "*B T d/2"], sin: Float[Array, "*B T d/2"]) -> Float[Array, "*B T H d"]:
+    """Half-split rotary embedding: channel i is paired with channel i + d/2."""
+    a, b = jnp.split(x, 2, axis=-1)
+    c, s = cos[..., None, :].astype(x.dtype), sin[..., None, :].astype(x.dtype)
+    return jnp.concatenate([a * c - b * s, b * c + a * s], axis=-1)
+
+
+def attend(
+    q: Float[Array, "B R T H d"],
+    k: Float[Array, "B R T K d"],
+    v: Float[Array, "B R T K d"],
+    block_mask: Bool[Array, "B R T T"],
+    views: tuple[tuple[Float[Array, "B K S d"], Float[Array, "B K S d"], Bool[Array, "B Rv S"]], ...],
+) -> Float[Array, "B R T H*d"]:
+    """Attention of every new token to its block and, through a view, to a cache.
+
+    views: (keys, values, visible) per cache, in the order of the variants they serve; the Rv add up to R. Without views, or for variants
+    beyond them, the block attends to itself alone. Softmax in float32.
+    """
+    b, r, t, h, d = q.shape
+    kv = k.shape[3]
+    g = h // kv
+    q = q.reshape(b, r, t, kv, g, d) * jnp.asarray(d**-0.5, q.dtype)
+    q = q.transpose(0, 3, 1, 2, 4, 5)  # [B, K, R, T, G, d]
+    k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)  # [B, K, R, T, d]
+    outs, first = [], 0
+    for keys, values, visible in views:
+        rv, s = visible.shape[1:]
+        part = slice(first, first + rv)
+        first += rv
+        to_cache = jnp.einsum("bkxd,bksd->bkxs", q[:, :, part].reshape(b, kv, rv * t * g, d), keys).reshape(b, kv, rv, t, g, s)
+        to_cache = jnp.where(visible[:, None, :, None, None, :], to_cache.astype(jnp.float32), _MASKED)
+        to_block = _block_scores(q[:, :, part], k[:, :, part], block_mask[:, part])
+        weights = jax.nn.softmax(jnp.concatenate([to_cache, to_block], axis=-1), axis=-1).astype(values.dtype)
+        seen = jnp.einsum("bkxs,bksd->bkxd", weights[..., :s].reshape(b, kv, rv * t * g, s), values).reshape(b, kv, rv, t, g, d)
+        outs.append(seen + jnp.einsum("bkrtgu,bkrud->bkrtgd", weights[..., s:], v[:, :, part]))
+    if first < r:
+        part = slice(first, r)
+        weights = jax.nn.softmax(_block_scores(q[:, :, part], k[:, :, part], block_mask[:, part]), axis=-1).astype(v.dtype)
+        outs.append(jnp.einsum("bkrtgu,bkrud->bkrtgd", weights, v[:, :, part]))
+    out = outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=2)
+    return out.transpose(0, 2, 3, 1, 4, 5).reshape(b, r, t, h * d)
+
+
+def _block_scores(q, k, mask):
+    scores = jnp.einsum("bkrtgd,bkrud->bkrtgu", q, k).astype(jnp.float32)
+    return jnp.where(mask[:, None, :, :, None, :], scores, _MASKED)

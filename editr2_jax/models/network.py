@@ -1,0 +1,52 @@
+"""One model, taken apart for training: what learns, what is frozen, and the graph that puts them together.
+
+Everything compiled is a pure function of (trainable, frozen, ...). The frozen reference of the KL term is the frozen state merged into the
+graph as it was before adapters were attached: the same weights with the adapter off, never a second copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from editr2_jax.models import lora
+from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.lora import LoraConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The static half of a model."""
+
+    graph: nnx.GraphDef
+    bare: nnx.GraphDef | None  # without adapters; None where the whole model learns and no reference exists
+
+    def policy(self, trainable: nnx.State, frozen: nnx.State) -> Bagel:
+        """The model that learns."""
+        return nnx.merge(self.graph, trainable, frozen)
+
+    def reference(self, frozen: nnx.State) -> Bagel:
+        """The model with the adapter off. Raises ValueError when there is no adapter."""
+        if self.bare is None:
+            raise ValueError("full training has no adapter to switch off, so there is no reference: set objective.image.kl_weight to 0 or train=lora.")
+        return nnx.merge(self.bare, frozen)
+
+
+def with_adapter(model: Bagel, config: LoraConfig, *, key: jax.Array) -> tuple[Network, nnx.State, nnx.State]:
+    """Attaches a fresh adapter to `model`; returns the network, the adapter (trainable) and everything else (frozen)."""
+    bare, _ = nnx.split(model)
+    lora.attach(model, config, key=key)
+    graph, trainable, frozen = nnx.split(model, nnx.LoRAParam, ...)
+    return Network(graph, bare), trainable, frozen
+
+
+def whole(model: Bagel, parts: tuple[str, ...] = ("decoder", "latent")) -> tuple[Network, nnx.State, nnx.State]:
+    """Full training of the named parts of the model; the others stay frozen. Raises ValueError for an unknown part."""
+    known = ("decoder", "latent", "vit", "connector", "vae")
+    if unknown := set(parts) - set(known):
+        raise ValueError(f"cannot train {sorted(unknown)}; a model has the parts {', '.join(known)}.")
+    learns = lambda path, value: isinstance(value, nnx.Param) and path[0] in parts  # noqa: E731
+    graph, trainable, frozen = nnx.split(model, learns, ...)
+    return Network(graph, None), trainable, frozen

@@ -1,0 +1,146 @@
+"""The dialogue as the model's prefix: with everything, without the current instruction, without pictures.
+
+Letters: B rows (rollouts), S slots of the full cache, L latent tokens, C numbers in a token, T tokens of an instruction.
+
+Two caches serve three guidance branches: the branch without the instruction sees the full cache through a mask that hides the latest
+instruction, at the rotary position before it; the branch without pictures has a cache of its own that only instructions enter, at
+positions counted from 0. Source: BAGEL's published inference (golden case d) and Edit-R2's incremental contexts (case m).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from editr2_jax.models import kv_cache
+from editr2_jax.models.bagel.bagel import Bagel, empty_cache
+from editr2_jax.models.bagel.config import BagelConfig
+from editr2_jax.models.bagel.mot_decoder import View
+from editr2_jax.models.kv_cache import KVCache
+
+BRANCHES = 3  # full context, without the instruction, without pictures
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a dialogue has put before the model so far."""
+
+    full: KVCache
+    text: KVCache  # instructions alone
+    instruction: Bool[Array, "B S"]  # slots of the latest instruction, as long as no picture follows it
+    rope_before: Int[Array, "B"]  # rotary position at which that instruction begins
+
+    @property
+    def rows(self) -> int:
+        return self.instruction.shape[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sight:
+    """Which slots the branches of one turn see, and the rotary positions they draw or write at. Small: caches are not in it."""
+
+    full: Bool[Array, "B S"]
+    without_instruction: Bool[Array, "B S"]
+    without_pictures: Bool[Array, "B Stext"]
+    start: Int[Array, "B 3"]  # in the order of the three fields above
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slots:
+    """How many slots each kind of segment takes; with these the capacity of every cache is known before anything runs."""
+
+    instruction: int = 48  # begin and end tokens included
+    system: int = 16  # the system prompt of intent reconstruction
+    question: int = 96
+    intent: int = 32  # sampled tokens of an intent at most, the end token included
+
+    def capacity(self, model: BagelConfig, *, turns: int, height: int, width: int) -> tuple[int, int]:
+        """Slots of the (full, text) caches for a dialogue of `turns` turns over pictures of one size."""
+        return turns * (picture_slots(model, height, width) + self.instruction) + self.scratch, turns * self.instruction
+
+    @property
+    def scratch(self) -> int:
+        """Slots behind the dialogue in which an intent is thought over, and which the next segment takes again."""
+        return self.system + self.question + self.intent + 1
+
+
+def picture_slots(model: BagelConfig, height: int, width: int) -> int:
+    """Slots of one picture: latent block and ViT block, each between two markers."""
+    from editr2_jax.models.bagel import pixels
+
+    seen_width, seen_height = pixels.resize_shape(width, height, model.vit_transform)
+    latents = (height // model.token_pixels) * (width // model.token_pixels)
+    return latents + 2 + (seen_height // model.vit.patch) * (seen_width // model.vit.patch) + 2
+
+
+def begin(model: Bagel, picture: UInt8[Array, "B H W 3"], *, capacity: tuple[int, int]) -> Context:
+    """A context that holds the source picture."""
+    rows, dtype = picture.shape[0], model.decoder.embed.dtype
+    full, text = (empty_cache(model.config, rows=rows, capacity=size, dtype=dtype) for size in capacity)
+    blank = Context(full=full, text=text, instruction=jnp.zeros((rows, capacity[0]), bool), rope_before=full.rope)
+    return add_picture(model, blank, picture)
+
+
+def add_picture(model: Bagel, context: Context, picture: UInt8[Array, "B H W 3"]) -> Context:
+    """The picture enters the full context only; right after it, nothing is left to hide."""
+    full = model.append_picture(context.full, picture)
+    return Context(full=full, text=context.text, instruction=jnp.zeros_like(context.instruction), rope_before=full.rope)
+
+
+def add_instruction(model: Bagel, context: Context, ids: Int[Array, "B T"], count: Int[Array, "B"]) -> Context:
+    """The instruction enters both caches; in the full one it is remembered as the part that guidance hides."""
+    slots = jnp.arange(context.full.capacity)
+    start = context.full.length
+    return Context(
+        full=model.append_text(context.full, ids, count),
+        text=model.append_text(context.text, ids, count),
+        instruction=jnp.broadcast_to((slots >= start) & (slots < start + ids.shape[1]), context.instruction.shape),
+        rope_before=context.full.rope,
+    )
+
+
+def sight(context: Context) -> Sight:
+    """What the three branches see now."""
+    return Sight(
+        full=context.full.valid,
+        without_instruction=context.full.valid & ~context.instruction,
+        without_pictures=context.text.valid,
+        start=jnp.stack([context.full.rope, context.rope_before, context.text.rope], axis=1),
+    )
+
+
+def views(context: Context, seen: Sight, branches: int = BRANCHES, scratch: int = 0) -> tuple[View, ...]:
+    """The first `branches` guidance branches as attention views; the last `scratch` slots of the full cache hold nothing to see."""
+    end = context.full.capacity - scratch
+    visible = jnp.stack([seen.full, seen.without_instruction][: min(branches, 2)], axis=1)[:, :, :end]
+    full = View(k=context.full.k[:, :, :, :end], v=context.full.v[:, :, :, :end], visible=visible)
+    if branches < BRANCHES:
+        return (full,)
+    return full, View(k=context.text.k, v=context.text.v, visible=seen.without_pictures[:, None])
+
+
+def repeat(context: Context, times: int) -> Context:
+    """Each row `times` times in a row: the members of a group share their source picture's encoding."""
+    return Context(
+        full=kv_cache.repeat(context.full, times),
+        text=kv_cache.repeat(context.text, times),
+        instruction=jnp.repeat(context.instruction, times, axis=0),
+        rope_before=jnp.repeat(context.rope_before, times, axis=0),
+    )
+
+
+def pad_tokens(rows: list[list[int]], length: int, *, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Token lists as int32 [B, length] and counts [B]; a list that is too long is refused, naming what it is."""
+    too_long = max((len(row) for row in rows), default=0)
+    if too_long > length:
+        raise ValueError(f"{what} takes {too_long} tokens but has {length} slots; raise rollout.slots for it or shorten the text.")
+    ids = np.zeros((len(rows), length), np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    return ids, np.asarray([len(row) for row in rows], np.int32)

@@ -1,0 +1,125 @@
+"""The continuous policy: a picture is drawn by denoising steps, of which a short window is stochastic.
+
+Letters: B rows, L latent tokens, C numbers in a token, W stochastic steps.
+Both verbs of the policy stand here: `sample` draws, `log_prob` asks again how likely a drawn step was, through the same velocity and the
+same transition kernel. The policy's velocity is the guided one, in sampling and in the loss. Source: Flow-GRPO (arXiv 2505.05470), its
+window from MixGRPO, settings of Edit-R2; golden cases e, f, g0, g1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from editr2_jax.flow import denoise, guidance, kernels, timesteps, transition
+from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.policies import context as contexts
+from editr2_jax.policies.context import Context, Sight
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """How a picture is drawn."""
+
+    grid_points: int = 15  # points of the time grid: one step less
+    shift: float = 3.0
+    kernel: kernels.Kernel = kernels.Kernel()
+    window: int = 2  # stochastic steps W; 0 draws without noise
+    text_scale: float = 4.0
+    image_scale: float = 2.0
+    renorm: str = "text_channel"
+    renorm_min: float = 0.0
+    interval: tuple[float, float] = (0.0, 1.0)  # guidance is on where low < t <= high
+
+    def __post_init__(self):
+        if self.renorm not in guidance.RENORMS:
+            raise ValueError(f"FlowConfig.renorm is {self.renorm!r}; choose one of {', '.join(guidance.RENORMS)}.")
+        if self.grid_points < 2 or not 0 <= self.window < self.grid_points:
+            raise ValueError(f"FlowConfig: {self.grid_points} grid points cannot hold {self.window} stochastic steps; give at least window + 1 points.")
+
+    @property
+    def steps(self) -> int:
+        """Model evaluations per picture."""
+        return self.grid_points - 1
+
+    @property
+    def branches(self) -> int:
+        """Guidance branches that have to run: 1 without text guidance, 2 without image guidance."""
+        return 1 + sum(guidance.branches(self.text_scale, self.image_scale))
+
+    def grid(self) -> Float[Array, "S+1"]:
+        """Times from 1 (noise) to 0 (picture)."""
+        return timesteps.shifted(self.grid_points, self.shift)
+
+
+def guided_velocity(
+    model: Bagel, context: Context, seen: Sight, x: Float[Array, "B L C"], t: Float[Array, "B"], *, flow: FlowConfig, size: tuple[int, int], scratch: int = 0
+) -> Float[Array, "B L C"]:
+    """Velocity under text and image guidance, all branches in one pass. `size` is the picture's (height, width) in pixels."""
+    r = flow.branches
+    spread = jnp.broadcast_to(x[:, None], (x.shape[0], r, *x.shape[1:]))
+    times = jnp.broadcast_to(t[:, None], (x.shape[0], r))
+    views = contexts.views(context, seen, r, scratch)
+    v = model.velocity(spread, times, grid=model.latent_grid(*size), start=seen.start[:, :r], views=views)
+    full, without_instruction, without_pictures = (v[:, i] if i < r else None for i in range(contexts.BRANCHES))
+    return guidance.guide(
+        full,
+        without_instruction,
+        without_pictures,
+        text_scale=flow.text_scale,
+        image_scale=flow.image_scale,
+        renorm=flow.renorm,
+        renorm_min=flow.renorm_min,
+        where=guidance.active(t, flow.interval),
+    )
+
+
+def sample(
+    model: Bagel,
+    context: Context,
+    *,
+    flow: FlowConfig,
+    size: tuple[int, int],
+    noise: Float[Array, "B L C"],
+    begin: Int[Array, "B"] | int = 0,
+    step_noise: Callable[[Int[Array, ""]], Float[Array, "B L C"]] = lambda step: jnp.zeros(()),
+    scratch: int = 0,
+) -> denoise.Denoised:
+    """Draws pictures from initial noise; steps begin .. begin + W - 1 are stochastic, the others follow the ODE.
+
+    `step_noise(i)` is the standard normal draw of step i; it is not called when the window is 0.
+    """
+    seen, rows = contexts.sight(context), noise.shape[0]
+
+    def velocity(x, t, step):
+        return guided_velocity(model, context, seen, x, jnp.full((rows,), t), flow=flow, size=size, scratch=scratch)
+
+    return denoise.run(velocity, step_noise, noise, grid=flow.grid(), kernel=flow.kernel, start=begin, size=flow.window)
+
+
+def transition_density(
+    flow: FlowConfig, v: Float[Array, "B L C"], x: Float[Array, "B L C"], x_next: Float[Array, "B L C"], step: Int[Array, "B"]
+) -> transition.Density:
+    """The score of the recorded stochastic step from x to x_next under velocity v, with its mean and spread."""
+    grid = flow.grid()
+    return flow.kernel.log_prob(x, v, x_next, grid[step], grid[step + 1], t_guard=grid[1])
+
+
+def log_prob(
+    model: Bagel,
+    context: Context,
+    seen: Sight,
+    x: Float[Array, "B L C"],
+    x_next: Float[Array, "B L C"],
+    step: Int[Array, "B"],
+    *,
+    flow: FlowConfig,
+    size: tuple[int, int],
+    scratch: int = 0,
+) -> tuple[transition.Density, Float[Array, "B L C"]]:
+    """The score of a recorded step under the model, and the guided velocity behind it."""
+    v = guided_velocity(model, context, seen, x, flow.grid()[step], flow=flow, size=size, scratch=scratch)
+    return transition_density(flow, v, x, x_next, step), v

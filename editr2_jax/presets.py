@@ -1,0 +1,110 @@
+"""Complete configs: every key that a run has, with a default. A file in configs/ starts from one of these and changes values.
+
+The keys are those of the parts' own dataclasses (`assemble.py` fills them), so the dataclass' comment is a key's documentation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from editr2_jax.evaluation.runner import EvaluationConfig
+from editr2_jax.flow.kernels import Kernel
+from editr2_jax.models.lora import LoraConfig
+from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
+from editr2_jax.objectives.image_objective import ImageObjectiveConfig
+from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
+from editr2_jax.objectives.supervised_objective import SupervisedConfig
+from editr2_jax.policies.context import Slots
+from editr2_jax.policies.image_policy import FlowConfig
+from editr2_jax.rollouts.in_context_cot import IntentPrompt
+from editr2_jax.training.edit_r2 import StepConfig
+from editr2_jax.training.loop import LoopConfig
+from editr2_jax.training.state import OptimizerConfig
+from editr2_jax.training.train_batch import AdvantageConfig
+
+
+def edit_r2() -> ConfigDict:
+    """Edit-R2 on the shipped tiny checkpoint and the embedded world."""
+    return ConfigDict(
+        {
+            "recipe": "edit_r2",
+            "seed": 0,
+            "model": {
+                "checkpoint": "tabletop_tiny",  # a folder in the official BAGEL layout, or the name of a shipped one
+                "init": "",  # instead of a checkpoint: random weights of a named size (supervised and autoencoder recipes)
+                "dtype": "float32",
+                "unroll": 1,  # layers per iteration of the layer scan
+                "remat": False,  # recompute a layer's activations in the backward pass
+            },
+            "train": "lora",  # or "full"
+            "lora": _section(LoraConfig),
+            "parts": ("decoder", "latent"),  # what full training trains
+            "data": {
+                "path": "",  # a session folder; empty: the embedded world, written to WORKDIR/data once
+                "sessions": 8,  # P per step
+                "group": 8,  # G rollouts of each
+                "shuffle": True,
+                "drop_invalid": True,
+            },
+            "tabletop": {"train": 2048, "test": 512, "turns": 3, "size": (64, 64), "seed": 0, "targets": False, "workers": 2},
+            "rollout": {
+                "turns": 3,
+                "window_first": 0,
+                "window_last": 7,
+                "reconstruct": True,
+                "temperature": 0.7,
+                "flow": _section(FlowConfig, without=("kernel",)),
+                "kernel": _section(Kernel),
+                "slots": _section(Slots),
+                "prompt": _section(IntentPrompt),
+            },
+            "rewards": {
+                "use": ("if", "cc", "ga"),
+                "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4},
+                "detector": "tabletop",  # or "none": the whole picture counts as background
+                "features": "tabletop",  # or "vit": the checkpoint's own
+                "answerer": "tabletop",
+                "workers": 2,
+                "max_error_share": 0.05,
+            },
+            "advantage": _section(AdvantageConfig),
+            "objective": {"image": _section(ImageObjectiveConfig), "intent": _section(IntentObjectiveConfig)},
+            "optimizer": _section(OptimizerConfig),
+            "step": _section(StepConfig),
+            "supervised": _section(SupervisedConfig),
+            "autoencoder": _section(AutoencoderConfig),
+            "evaluate": _section(EvaluationConfig),
+            "loop": {**_section(LoopConfig, steps=30), "keep": 2, "record_every": 5, "record_groups": 4},
+        }
+    )
+
+
+def supervised() -> ConfigDict:
+    """Flow matching and intent text on ground-truth sessions of the embedded world."""
+    config = edit_r2()
+    config.recipe, config.train = "supervised", "full"
+    config.parts = ("decoder", "latent", "vit", "connector")
+    config.tabletop.targets = True
+    config.data.update(sessions=64, group=1)
+    return config
+
+
+def autoencoder() -> ConfigDict:
+    """The autoencoder on the pictures of ground-truth sessions."""
+    config = supervised()
+    config.recipe, config.parts = "autoencoder", ("vae",)
+    return config
+
+
+def _section(cls: type, *, without: tuple[str, ...] = (), **values: Any) -> dict[str, Any]:
+    """The defaults of a dataclass as a config section; `values` replaces some or supplies missing ones."""
+    section = {}
+    for field in dataclasses.fields(cls):
+        if field.name not in without:
+            section[field.name] = values.get(field.name, field.default)
+            if section[field.name] is dataclasses.MISSING:
+                raise ValueError(f"{cls.__name__}.{field.name} has no default; a preset must supply it.")
+    return section

@@ -1,0 +1,188 @@
+"""Runs rewards side by side in threads and puts their verdicts together.
+
+    pending = [suite.submit(episodes after turn t) for t in ...]   # the judges look at turn t while turn t + 1 is drawn
+    scores = suite.collect(pending)
+
+    combined = sum of weight * score / sum of weight, over the rewards with a score
+
+A reward that does not apply is left out and its weight shared by the others; that depends on the annotation (or, for UNMEASURABLE, on
+every rollout of the session at once), so the members of a group always carry the same weights. Everything else that is not a score
+makes the combined reward NaN: it masks the turn, it never becomes a number. Letters: B rollouts, T turns.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from editr2_jax.records import SUBSETS, Episode, Status, Verdict
+from editr2_jax.rewards import base
+from editr2_jax.rewards.base import Reward
+from editr2_jax.rewards.questions import JudgeFormatError
+
+ERRORS = (Status.SERVICE_ERROR, Status.JUDGE_FORMAT_ERROR)
+EDIT_R2_WEIGHTS = {"if": 0.3, "cc": 0.3, "ga": 0.4}  # Edit-R2; without a global score the rest is renormalised to 0.5 and 0.5
+
+
+class TooManyErrors(RuntimeError):
+    """More judges failed than a step may lose."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pending:
+    """One turn being scored."""
+
+    sessions: tuple[str, ...]  # B session ids
+    subsets: tuple[str, ...]  # B
+    futures: Mapping[str, tuple[concurrent.futures.Future[Verdict], ...]]  # reward name -> B
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """All verdicts of a batch of rollouts."""
+
+    values: Mapping[str, Float[np.ndarray, "B T"]]  # reward name -> score in [0, 1] or NaN, float32
+    verdicts: Mapping[str, tuple[tuple[Verdict, ...], ...]]  # reward name -> [B][T], status and detail
+    combined: Float[np.ndarray, "B T"]  # float32, NaN masks
+    error_share: float  # failed verdicts among those that applied
+
+    def statuses(self, name: str) -> np.ndarray:
+        """Status strings of one reward, [B, T]."""
+        return np.array([[verdict.status.value for verdict in row] for row in self.verdicts[name]])
+
+
+class Suite:
+    """Rewards, their weights and the threads that run them. Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        rewards: Sequence[Reward],
+        weights: Mapping[str, float] | Mapping[str, Mapping[str, float]] = EDIT_R2_WEIGHTS,
+        *,
+        workers: int = 8,
+        min_valid_weight: float = 0.0,
+        max_error_share: float = 0.05,
+    ):
+        """`weights` maps reward name -> weight, or subset -> (reward name -> weight). `min_valid_weight`: the share of the weight that
+        applies to a turn that must have a score, else the turn is masked. `workers` bounds the calls in flight."""
+        names = [reward.name for reward in rewards]
+        if len(set(names)) != len(names):
+            raise ValueError(f"Suite: two rewards share a name: {names}; metrics are keyed by name.")
+        self._rewards = tuple(rewards)
+        self._weights = _per_subset(weights, names)
+        self._min_valid_weight, self._max_error_share = min_valid_weight, max_error_share
+        self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="reward")
+
+    def __enter__(self) -> Suite:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drops what has not started and waits for what has."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the rewards, in order."""
+        return tuple(reward.name for reward in self._rewards)
+
+    def submit(self, episodes: Sequence[Episode]) -> Pending:
+        """Starts scoring the latest turn of B episodes and returns at once."""
+        # One task per reward and episode; a task never waits for another task of this pool, so the pool cannot lock up.
+        futures = {
+            reward.name: tuple(self._pool.submit(verdict_of, reward, episode) for episode in episodes) for reward in self._rewards
+        }
+        return Pending(
+            sessions=tuple(episode.session.id for episode in episodes),
+            subsets=tuple(episode.session.subset for episode in episodes),
+            futures=futures,
+        )
+
+    def collect(self, pending: Sequence[Pending]) -> Scores:
+        """Waits for T turns of the same B rollouts, in order of turns. Raises TooManyErrors above `max_error_share`."""
+        if not pending or any(turn.sessions != pending[0].sessions for turn in pending):
+            raise ValueError("Suite.collect wants the turns of one batch: at least one, all about the same sessions in the same order.")
+        rows = range(len(pending[0].sessions))
+        verdicts = {
+            name: tuple(tuple(turn.futures[name][row].result() for turn in pending) for row in rows) for name in self.names
+        }
+        values = {name: np.array([[v.value for v in row] for row in table], np.float32) for name, table in verdicts.items()}
+        error_share = self._error_share(verdicts)
+        combined = np.stack(
+            [
+                self._combine({name: [verdicts[name][row][t] for row in rows] for name in self.names}, turn)
+                for t, turn in enumerate(pending)
+            ],
+            axis=1,
+        )
+        return Scores(values=values, verdicts=verdicts, combined=combined, error_share=error_share)
+
+    def score(self, turns: Sequence[Sequence[Episode]]) -> Scores:
+        """Scores T turns of B episodes: turns[t][b] is the episode of rollout b after turn t."""
+        return self.collect([self.submit(episodes) for episodes in turns])
+
+    def _error_share(self, verdicts: Mapping[str, Sequence[Sequence[Verdict]]]) -> float:
+        flat = [(name, verdict) for name, table in verdicts.items() for row in table for verdict in row]
+        applicable = [(name, verdict) for name, verdict in flat if verdict.status is not Status.NOT_APPLICABLE]
+        failed = [(name, verdict) for name, verdict in applicable if verdict.status in ERRORS]
+        share = len(failed) / max(len(applicable), 1)
+        if share > self._max_error_share:
+            counts = collections.Counter(f"{name}: {verdict.status.value}" for name, verdict in failed)
+            reason = failed[0][1].detail.get("reason", "")
+            raise TooManyErrors(
+                f"{len(failed)} of {len(applicable)} verdicts failed ({share:.1%}, the limit is {self._max_error_share:.1%}): {dict(counts)}. "
+                f"The first says: {reason} Repair the judge or raise max_error_share."
+            )
+        return share
+
+    def _combine(self, verdicts: Mapping[str, Sequence[Verdict]], turn: Pending) -> Float[np.ndarray, " B"]:
+        """The weighted sum of one turn."""
+        combined = np.full(len(turn.sessions), np.nan, np.float32)
+        for row, (session, subset) in enumerate(zip(turn.sessions, turn.subsets, strict=True)):
+            members = [other for other, id in enumerate(turn.sessions) if id == session]
+            total = valid = value = 0.0
+            masked = False
+            for name, weight in self._weights[subset].items():
+                verdict = verdicts[name][row]
+                if weight == 0 or verdict.status is Status.NOT_APPLICABLE:
+                    continue
+                total += weight
+                if verdict.status is Status.OK:
+                    valid, value = valid + weight, value + weight * verdict.value
+                elif not all(verdicts[name][other].status is Status.UNMEASURABLE for other in members):
+                    masked = True
+            if not masked and valid > 0 and valid >= self._min_valid_weight * total - 1e-9:
+                combined[row] = value / valid
+        return combined
+
+
+def verdict_of(reward: Reward, episode: Episode) -> Verdict:
+    """The reward's verdict; what it raises becomes a status, never a score."""
+    try:
+        return reward.score(episode)
+    except JudgeFormatError as error:
+        return base.missing(Status.JUDGE_FORMAT_ERROR, str(error))
+    except Exception as error:  # a judge may fail in any way; the run decides by the share of failures
+        return base.missing(Status.SERVICE_ERROR, f"{reward.name}, session {episode.session.id}, turn {episode.turn}: {error!r}.")
+
+
+def _per_subset(weights: Mapping, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    nested = bool(weights) and all(isinstance(value, Mapping) for value in weights.values())
+    table = {subset: dict(weights.get(subset, {}) if nested else weights) for subset in SUBSETS}
+    unknown = set(weights) - set(SUBSETS) if nested else set()
+    if unknown:
+        raise ValueError(f"Suite weights: unknown subset {sorted(unknown)}; the subsets are {', '.join(SUBSETS)}.")
+    for subset, row in table.items():
+        wrong = sorted(set(row) - set(names))
+        if wrong:
+            raise ValueError(f"Suite weights of subset {subset}: no reward is called {', '.join(wrong)}; there are {', '.join(names)}.")
+        if any(weight < 0 for weight in row.values()) or (row and sum(row.values()) <= 0):
+            raise ValueError(f"Suite weights of subset {subset}: {row}; weights are not negative and not all 0.")
+    return table

@@ -1,0 +1,1 @@
+"""Policy gradients, arrays in, arrays out: advantages, filter, surrogate, divergence, and their sum."""

@@ -1,0 +1,201 @@
+"""Play: every turn of every session, to a rollout.
+
+Before each later turn the model says what it is to draw (intent), then draws it, then sees what it drew. The picture that is scored is the
+picture that the next turn sees, bit for bit. Scores are asked for as soon as a turn's pictures exist, while the next turn is under way.
+Letters: P sessions, G group, B = P * G rows, T turns, W stochastic steps, K intent tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from editr2_jax.flow import sde_window
+from editr2_jax.policies.context import pad_tokens
+from editr2_jax.policies.dialogue import Played, Script
+from editr2_jax.policies.intent_policy import Intent
+from editr2_jax.records import Episode, Sample
+from editr2_jax.rollouts import in_context_cot
+from editr2_jax.rollouts.player import Player, Weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """All that one batch of sessions produced."""
+
+    samples: tuple[Sample, ...]  # B, the members of a group in a row
+    played: Played
+    pictures: np.ndarray  # uint8 [B, T, H, W, 3]
+    intents: tuple[tuple[str | None, ...], ...]  # [B][T] what conditioned the picture; None for the instruction itself
+    answers: tuple[tuple[str | None, ...], ...]  # [B][T] what the model wrote
+    fallback: np.ndarray  # bool [B, T]: the answer had no intent in it, the instruction stood in
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Shape:
+    """What sessions must share to be played in one batch."""
+
+    height: int  # pixels
+    width: int
+    turns: int
+
+
+def shape_of(sample: Sample, turns: int) -> Shape:
+    """The shape of a session of which at most `turns` turns are played."""
+    return Shape(*sample.picture.shape[:2], min(turns, len(sample.session.turns)))
+
+
+OnTurn = Callable[[int, Sequence[Episode]], None]
+
+
+def play(player: Player, weights: Weights, samples: Sequence[Sample], *, key: jax.Array, tokenizer, on_turn: OnTurn = lambda *_: None) -> Rollout:
+    """Plays sessions of one `Shape`. `samples` holds each session G times in a row.
+
+    `on_turn(t, episodes)` is called with the episodes of a turn as soon as its pictures are there.
+    """
+    config, rows = player.config, len(samples)
+    group = sum(sample.group == samples[0].group for sample in samples)
+    size = samples[0].picture.shape[:2]
+    source = np.stack([sample.picture for sample in samples[::group]])
+    turns = shape_of(samples[0], config.turns).turns
+    instructions = [[turn.instruction for turn in sample.session.turns[:turns]] for sample in samples]
+    streams = _Streams(key, np.asarray([s.group for s in samples], np.uint32), np.asarray([s.member for s in samples], np.uint32))
+
+    context = player.open(weights, source, group=group, turns=turns)
+    texts = [(row[0], None, False) for row in instructions]  # per row: what conditions the picture, the answer, whether it fell back
+    segments, intent = _no_question(config, rows), _no_intent(config, rows)
+    pictures, parts, words = [], [], []
+    for t in range(turns):
+        ids = pad_tokens([_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.instruction, what=f"an instruction of turn {t}")
+        context = player.instruct(weights, context, *ids)
+        picture, trajectory = _draw(player, weights, context, streams, t, size)
+        parts.append((ids, segments, intent, trajectory))
+        words.append(texts)
+        if t + 1 < turns:
+            context = player.look(weights, context, picture)
+            if config.reconstruct:
+                segments = _question(tokenizer, config, instructions, t + 1)
+                intent = player.think(weights, context, segments, streams.member("intent", t + 1))
+        pictures.append(np.asarray(picture))  # waits for this turn's pictures only: what follows is already under way
+        on_turn(t, [_episode(sample, pictures, i) for i, sample in enumerate(samples)])
+        if t + 1 < turns:
+            texts = list(_read(tokenizer, config, intent, instructions, t + 1))
+    by_row = list(zip(*words, strict=True))
+    return Rollout(
+        samples=tuple(samples),
+        played=_stack(source, pictures, parts),
+        pictures=np.stack(pictures, axis=1),
+        intents=tuple(tuple(None if answer is None else text for text, answer, _ in row) for row in by_row),
+        answers=tuple(tuple(answer for _, answer, _ in row) for row in by_row),
+        fallback=np.asarray([[fell_back for *_, fell_back in row] for row in by_row]),
+    )
+
+
+def _episode(sample: Sample, pictures: Sequence[np.ndarray], row: int) -> Episode:
+    return Episode(session=sample.session, pictures=(sample.picture, *(batch[row] for batch in pictures)))
+
+
+_STREAMS = {"noise": 0, "window": 1, "steps": 2, "intent": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Streams:
+    """Random streams of the rows: one for a whole group, or each member's own. They do not depend on who else is in the batch."""
+
+    key: jax.Array
+    groups: np.ndarray
+    members: np.ndarray
+
+    def group(self, name: str, turn: int) -> jax.Array:
+        return _cut(self.key, _STREAMS[name] + len(_STREAMS) * turn, self.groups, np.zeros_like(self.members))
+
+    def member(self, name: str, turn: int) -> jax.Array:
+        return _cut(self.key, _STREAMS[name] + len(_STREAMS) * turn, self.groups, self.members)
+
+
+@jax.jit
+def _cut(key, number, groups, members):
+    stream = jax.random.fold_in(key, number)
+    return jax.vmap(lambda g, m: jax.random.fold_in(jax.random.fold_in(stream, g), m))(groups, members)
+
+
+def _draw(player: Player, weights: Weights, context, streams: _Streams, turn: int, size: tuple[int, int]):
+    """Draws the pictures of a turn: initial noise and window are the group's, step noise is each member's own."""
+    config, begin = player.config, jnp.zeros(streams.groups.shape, jnp.int32)
+    if player.flow.window:
+        begin = _window_starts(streams.group("window", turn), config.window_first, config.window_last, player.flow.window)
+    return player.draw(weights, context, streams.group("noise", turn), streams.member("steps", turn), begin, size=size)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _window_starts(keys, first, last, size):
+    return jax.vmap(lambda key: sde_window.draw(key, first, last, size))(keys)
+
+
+def _wrap(tokenizer, text: str) -> list[int]:
+    """A text segment: begin token, text, end token."""
+    return [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]
+
+
+def _question(tokenizer, config, instructions: Sequence[Sequence[str]], turn: int):
+    """The segments that ask for the intents of a turn: system prompt and question, as (ids, counts) each."""
+    system = _wrap(tokenizer, config.prompt.system)
+    questions = [_wrap(tokenizer, in_context_cot.question(config.prompt, texts, turn)) for texts in instructions]
+    return (
+        pad_tokens([system] * len(questions), config.policy.slots.system, what="the system prompt of intent reconstruction"),
+        pad_tokens(questions, config.policy.slots.question, what=f"the question before turn {turn}"),
+    )
+
+
+def _no_question(config, rows: int):
+    empty = lambda slots: (np.zeros((rows, slots), np.int32), np.zeros((rows,), np.int32))  # noqa: E731
+    return empty(config.policy.slots.system), empty(config.policy.slots.question)
+
+
+def _no_intent(config, rows: int) -> Intent:
+    shape = (rows, config.policy.slots.intent)
+    return Intent(tokens=np.zeros(shape, np.int32), count=np.zeros((rows,), np.int32), log_prob=np.zeros(shape, np.float32))
+
+
+def _read(tokenizer, config, intent: Intent, instructions: Sequence[Sequence[str]], turn: int):
+    """Per row: what conditions the picture, what the model wrote (None where not asked), and whether the instruction stands in."""
+    if not config.reconstruct:
+        yield from ((texts[turn], None, False) for texts in instructions)
+        return
+    tokens, counts = np.asarray(intent.tokens), np.asarray(intent.count)
+    for row, count, texts in zip(tokens, counts, instructions, strict=True):
+        written = row[:count].tolist()
+        answer = tokenizer.decode([token for token in written if token != tokenizer.eos])
+        text, fell_back = in_context_cot.parse(answer, texts[turn])
+        if len(_wrap(tokenizer, text)) > config.policy.slots.instruction:  # a ramble that does not fit is no intent
+            text, fell_back = texts[turn], True
+        yield text, answer, fell_back
+
+
+def _stack(source: np.ndarray, pictures: list[np.ndarray], parts: list) -> Played:
+    """Puts the turns side by side on axis 1."""
+    by_turn = lambda xs: jnp.stack([jnp.asarray(x) for x in xs], axis=1)  # noqa: E731
+    ids, segments, intents, trajectories = zip(*parts, strict=True)
+    questions = tuple(
+        (by_turn([segment[k][0] for segment in segments]), by_turn([segment[k][1] for segment in segments])) for k in range(len(segments[0]))
+    )
+    return Played(
+        script=Script(
+            source=jnp.asarray(source),
+            pictures=by_turn(pictures),
+            instruction=by_turn([i for i, _ in ids]),
+            instruction_count=by_turn([count for _, count in ids]),
+            question=questions,
+        ),
+        latents=by_turn([trajectory.latents for trajectory in trajectories]),
+        step=by_turn([trajectory.step for trajectory in trajectories]),
+        image_log_prob=by_turn([trajectory.log_prob for trajectory in trajectories]),
+        intent=by_turn([intent.tokens for intent in intents]),
+        intent_count=by_turn([intent.count for intent in intents]),
+        intent_log_prob=by_turn([intent.log_prob for intent in intents]),
+    )

@@ -1,0 +1,115 @@
+"""The compiled phases of play: what happens to a batch of dialogues between two moments at which words are read or pictures are scored.
+
+Letters: P sessions, G group, B = P * G rows, T turns, L latent tokens, C numbers in a token, W stochastic steps, K intent tokens.
+Every phase is compiled once and serves every turn; inside a phase nothing returns to the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from editr2_jax.flow import denoise
+from editr2_jax.models.bagel import pixels
+from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.network import Network
+from editr2_jax.policies import context as contexts
+from editr2_jax.policies import image_policy, intent_policy
+from editr2_jax.policies.context import Context
+from editr2_jax.policies.dialogue import PolicyConfig
+from editr2_jax.policies.intent_policy import Intent
+from editr2_jax.rollouts.in_context_cot import IntentPrompt
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How sessions are played."""
+
+    turns: int = 3  # at most; a shorter session is played to its end
+    policy: PolicyConfig = PolicyConfig()
+    window_first: int = 0  # first step that may be stochastic
+    window_last: int = 7  # end of the range, exclusive
+    reconstruct: bool = True  # False: every turn is drawn from its own instruction, as given
+    prompt: IntentPrompt = IntentPrompt()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A model's numbers: what learns and what does not."""
+
+    trainable: nnx.State
+    frozen: nnx.State
+
+
+class Player:
+    """Compiled phases of one network under one config. Weights come in with every call; nothing is remembered."""
+
+    def __init__(self, network: Network, config: RolloutConfig, *, draws: bool):
+        """`draws` False plays without noise: no stochastic window, greedy intents."""
+        self.network, self.config, self.draws = network, config, draws
+        self.flow = config.policy.flow if draws else dataclasses.replace(config.policy.flow, window=0)
+        self.open = jax.jit(self._open, static_argnames=("group", "turns"))
+        self.instruct = jax.jit(self._instruct)
+        self.draw = jax.jit(self._draw, static_argnames=("size",))
+        self.look = jax.jit(self._look)
+        self.think = jax.jit(self._think)
+
+    def _model(self, weights: Weights) -> Bagel:
+        return self.network.policy(weights.trainable, weights.frozen)
+
+    def _open(self, weights: Weights, source: UInt8[Array, "P H W 3"], *, group: int, turns: int) -> Context:
+        """The source pictures, encoded once per session, before every member of the group."""
+        model = self._model(weights)
+        capacity = self.config.policy.slots.capacity(model.config, turns=turns, height=source.shape[1], width=source.shape[2])
+        return contexts.repeat(contexts.begin(model, source, capacity=capacity), group)
+
+    def _instruct(self, weights: Weights, context: Context, ids: Int[Array, "B Ti"], count: Int[Array, "B"]) -> Context:
+        return contexts.add_instruction(self._model(weights), context, ids, count)
+
+    def _look(self, weights: Weights, context: Context, picture: UInt8[Array, "B H W 3"]) -> Context:
+        return contexts.add_picture(self._model(weights), context, picture)
+
+    def _draw(
+        self,
+        weights: Weights,
+        context: Context,
+        noise_keys: PRNGKeyArray,
+        step_keys: PRNGKeyArray,
+        begin: Int[Array, "B"],
+        *,
+        size: tuple[int, int],
+    ) -> tuple[UInt8[Array, "B H W 3"], denoise.Trajectory]:
+        """Pictures from initial noise of the rows' `noise_keys`; equal keys in a group give its members the same start."""
+        model = self._model(weights)
+        rows, columns = model.latent_grid(*size)
+        shape = (rows * columns, model.config.token_dim)
+        normal = functools.partial(_normal, shape=shape)
+        done = image_policy.sample(
+            model,
+            context,
+            flow=self.flow,
+            size=size,
+            noise=normal(noise_keys),
+            begin=begin,
+            step_noise=lambda step: normal(jax.vmap(lambda key: jax.random.fold_in(key, step))(step_keys)),
+            scratch=self.config.policy.slots.scratch,
+        )
+        return pixels.to_uint8(model.decode(done.latent, *size)), done.trajectory
+
+    def _think(self, weights: Weights, context: Context, segments: tuple, keys: PRNGKeyArray) -> Intent:
+        """Asks for the intent and writes it down; the dialogue's own context does not change."""
+        model = self._model(weights)
+        asked = intent_policy.ask(model, context.full, segments)
+        return intent_policy.sample(
+            model, asked, keys=keys if self.draws else None, limit=self.config.policy.slots.intent, temperature=self.config.policy.temperature
+        )
+
+
+def _normal(keys: PRNGKeyArray, *, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)

@@ -1,0 +1,1 @@
+"""The machine: devices, random streams, checkpoints, metrics, signals. Knows nothing about editing."""

@@ -1,0 +1,150 @@
+"""The folder of one run: who may write into it, and which config and versions it belongs to.
+
+A workdir belongs to one config. Starting again with the same config resumes; with another one it is refused, naming the keys that differ,
+so that nothing of another run is overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "editr2_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pillow",
+    "ml-collections",
+)
+
+
+def writable(directory: str | os.PathLike) -> Path:
+    """The directory as an absolute path, made if needed. Raises ValueError, saying why, where nothing can be written into it."""
+    path = Path(directory).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot write here ({error.strerror or error}); choose another --workdir, or change its permissions."
+        ) from error
+    return path
+
+
+@contextlib.contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold the workdir for this process; raises ValueError while another process holds it. The kernel lets go when a process dies."""
+    with open(directory / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise ValueError(
+                f"{directory}: process {owner} is writing into this workdir; stop it first, or choose another --workdir."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def claim(directory: Path, config: Mapping[str, Any], *, may_change: Collection[str] = ()) -> None:
+    """Write config.json and versions.json, or check that the config there is this one.
+
+    config: plain nested dict of JSON values. may_change: dotted names that may differ from the first start, such as the number of steps;
+    the file then takes the new values. Raises ValueError naming every other key that differs.
+    """
+    path = directory / "config.json"
+    now = _flat(json.loads(_canonical(config)))  # as JSON sees it: a tuple is a list
+    before = _flat(read_json(path)) if path.exists() else now
+    absent = "absent"
+    differing = [
+        name for name in sorted(before.keys() | now.keys()) if before.get(name, absent) != now.get(name, absent) and name not in may_change
+    ]
+    if differing:
+        shown = "; ".join(f"{name} was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in differing[:8])
+        more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
+        raise ValueError(
+            f"{path}: this workdir belongs to another config ({shown}{more}); choose another --workdir, or start it with its own config."
+        )
+    write_json(path, config)
+    _note_versions(directory / "versions.json")
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """A short name of a config's content, for the record in a checkpoint: 16 hexadecimal digits."""
+    return hashlib.sha256(_canonical(config).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Python, the platform and the packages that decide what a run computes. Imports none of them."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; raises ValueError naming the file and the place where it breaks."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}); restore the file, or choose another --workdir.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file as a whole: a reader, or a kill at any moment, sees the old file or the new one."""
+    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole, through a synced file beside it."""
+    beside = path.with_name(f".{path.name}.new")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _note_versions(path: Path) -> None:
+    """versions.json tells about the latest start; `earlier` keeps those of starts that ran on something else."""
+    now = versions()
+    before = read_json(path) if path.exists() else {}
+    earlier = before.pop("earlier", [])
+    if before and before != now:
+        earlier = [*earlier, before]
+    write_json(path, now | ({"earlier": earlier} if earlier else {}))
+
+
+def _canonical(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat

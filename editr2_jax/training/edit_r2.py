@@ -1,0 +1,194 @@
+"""The Edit-R2 step: play sessions, score them, turn scores into credit, learn from words and pictures at once.
+
+Source: Edit-R2 (arXiv 2606.05950).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from editr2_jax.records import Sample
+from editr2_jax.rewards.suite import Pending, Scores, Suite
+from editr2_jax.rollouts import collect
+from editr2_jax.rollouts.collect import Rollout
+from editr2_jax.rollouts.player import Player, Weights
+from editr2_jax.runtime import keys
+from editr2_jax.training import train_batch
+from editr2_jax.training.state import TrainState
+from editr2_jax.training.train_batch import AdvantageConfig, Credit
+from editr2_jax.training.update import Chunk, Updater
+
+
+class RatioError(ArithmeticError):
+    """A fresh rollout does not have ratio one: sampler and loss disagree, and training would learn from the disagreement."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """How one step is cut up."""
+
+    updates: int = 1  # optimizer updates per step; later ones are slightly off-policy
+    rows: int = 64  # rollouts in one compiled pass, a multiple of the group size
+    image_tolerance: float = 1e-4  # largest |log ratio| of a fresh rollout's denoising steps
+    intent_tolerance: float = 1e-3  # and of its tokens, between decoding one by one and the teacher-forced pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What one step produced, for whoever wants to look at it."""
+
+    step: int
+    rollouts: tuple[Rollout, ...]
+    scores: tuple[Scores, ...]
+    credits: tuple[Credit, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class EditR2:
+    """The recipe: everything a step needs besides state and sessions."""
+
+    player: Player
+    updater: Updater
+    suite: Suite
+    tokenizer: object
+    frozen: object
+    seed: int
+    advantage: AdvantageConfig
+    config: StepConfig
+    record: Callable[[StepRecord], None] = lambda record: None
+    first_step: int = 0  # of this process: its rollout is checked for ratio one
+
+    def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
+        """One step over P sessions, each G times in a row. Returns the new state and the step's metrics."""
+        clock = Stopwatch()
+        weights = Weights(trainable=state.trainable, frozen=self.frozen)
+        rollouts, pending = self._play(weights, sessions, step)
+        clock.lap("rollout")
+        old = [self.updater.ask_again(weights, rollout.played) for rollout in rollouts]
+        scores = [self.suite.collect(turns) for turns in pending]
+        clock.lap("reward_wait")
+        metrics = _rewards(rollouts, scores) | _sampler_gap(rollouts, old)
+        if step == self.first_step:
+            self._check_ratio(metrics)
+        credits, told = self._credit(rollouts, scores)
+        chunks = [Chunk(played=rollout.played, credit=part) for rollout, part in zip(rollouts, credits, strict=True)]
+        behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}
+        state, learned = self.updater.step(state, self.frozen, _deal(chunks, self.config.updates), old=behaviour)
+        clock.lap("update")
+        self.record(StepRecord(step=step, rollouts=tuple(rollouts), scores=tuple(scores), credits=tuple(credits)))
+        return state, metrics | told | learned | clock.laps
+
+    def _play(self, weights: Weights, sessions: Sequence[Sample], step: int) -> tuple[list[Rollout], list[list[Pending]]]:
+        """Plays all sessions in batches of one shape; judges start on a turn while the next one is drawn."""
+        rollouts, pending = [], []
+        for batch in batches(sessions, turns=self.player.config.turns, rows=self.config.rows):
+            turns: list[Pending] = []
+            on_turn = lambda t, episodes, turns=turns: turns.append(self.suite.submit(episodes))  # noqa: E731
+            key = keys.at(self.seed, "rollout", step)
+            rollouts.append(collect.play(self.player, weights, batch, key=key, tokenizer=self.tokenizer, on_turn=on_turn))
+            pending.append(turns)
+        return rollouts, pending
+
+    def _credit(self, rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> tuple[list[Credit], dict[str, float]]:
+        """Advantages over all batches of the step at once, cut back into the batches."""
+        turns = max(score.combined.shape[1] for score in scores)
+        together = lambda rows, fill: train_batch.pad_turns(rows, turns, fill)  # noqa: E731
+        name, failures = self.advantage.filter_reward, None
+        if all(name in score.values for score in scores):
+            failures = together([score.values[name] for score in scores], np.nan)
+        made, metrics = train_batch.credit(
+            together([score.combined for score in scores], np.nan),
+            failures,
+            np.asarray([sample.group for rollout in rollouts for sample in rollout.samples], np.int32),
+            together([rollout.fallback for rollout in rollouts], False),
+            self.advantage,
+        )
+        edges = list(itertools.accumulate((len(rollout.samples) for rollout in rollouts), initial=0))
+        fields = [field.name for field in dataclasses.fields(Credit)]
+        return [Credit(**{f: getattr(made, f)[a:b] for f in fields}) for a, b in itertools.pairwise(edges)], metrics
+
+    def _check_ratio(self, metrics: dict[str, float]) -> None:
+        for area, limit in (("image", self.config.image_tolerance), ("intent", self.config.intent_tolerance)):
+            gap = metrics[f"{area}/sampler_log_ratio_max"]
+            if not gap <= limit:
+                raise RatioError(
+                    f"a fresh rollout's {area} log-probabilities differ from the loss's by up to {gap:.3g} (limit {limit:.3g}), so its ratio "
+                    "is not one and training would start from noise. Sampler and loss must share precision, guidance and contexts."
+                )
+
+
+def batches(sessions: Sequence[Sample], *, turns: int, rows: int) -> list[list[Sample]]:
+    """Whole groups of one shape, at most `rows` rollouts each, in a stable order.
+
+    Raises ValueError when not even one group fits.
+    """
+    by_shape: dict[collect.Shape, list[list[Sample]]] = {}
+    for _, members in itertools.groupby(sessions, key=lambda sample: sample.group):
+        group = list(members)
+        if len(group) > rows:
+            raise ValueError(f"a group has {len(group)} rollouts but a batch holds {rows}; set step.rows to a multiple of the group size.")
+        by_shape.setdefault(collect.shape_of(group[0], turns), []).append(group)
+    made = []
+    for shape in sorted(by_shape):
+        groups = by_shape[shape]
+        per_batch = rows // len(groups[0])
+        made += [list(itertools.chain(*groups[i : i + per_batch])) for i in range(0, len(groups), per_batch)]
+    return made
+
+
+def _deal(chunks: Sequence[Chunk], updates: int) -> list[list[Chunk]]:
+    """Chunks to updates, round robin. Raises ValueError when an update would get none."""
+    if len(chunks) < updates:
+        raise ValueError(f"{len(chunks)} batches cannot feed {updates} updates a step; lower step.rows or step.updates.")
+    return [list(chunks[i::updates]) for i in range(updates)]
+
+
+def _rewards(rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> dict[str, float]:
+    """Mean rewards per turn and over all, and the share of verdicts that failed."""
+    metrics = {"reward/error_share": float(np.mean([score.error_share for score in scores]))}
+    turns = max(score.combined.shape[1] for score in scores)
+    tables = {name: [score.values[name] for score in scores] for name in scores[0].values} | {"mean": [s.combined for s in scores]}
+    for name, rows in tables.items():
+        table = train_batch.pad_turns(rows, turns, np.nan)
+        for t in range(turns):
+            column = table[:, t][~np.isnan(table[:, t])]
+            if len(column):
+                metrics[f"reward/{name}/turn_{t}"] = float(column.mean())
+        known = table[~np.isnan(table)]
+        if len(known):
+            metrics["reward/mean" if name == "mean" else f"reward/{name}/mean"] = float(known.mean())
+    lengths = np.concatenate([np.asarray(rollout.played.intent_count[:, 1:]).reshape(-1) for rollout in rollouts])
+    if lengths.size:
+        metrics["intent/tokens"] = float(lengths.mean())
+    return metrics
+
+
+def _sampler_gap(rollouts: Sequence[Rollout], old) -> dict[str, float]:
+    """Largest |log ratio| between what the sampler saw and what the loss sees, before any update."""
+
+    def largest(gaps) -> float:
+        return max(float(np.max(np.abs(np.asarray(gap)), initial=0.0)) for gap in gaps)
+
+    pairs = list(zip(rollouts, old, strict=True))
+    return {
+        "image/sampler_log_ratio_max": largest(rollout.played.image_log_prob - images for rollout, (images, _) in pairs),
+        "intent/sampler_log_ratio_max": largest(rollout.played.intent_log_prob - words for rollout, (_, words) in pairs),
+    }
+
+
+class Stopwatch:
+    """Seconds between laps, as metrics."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[f"time/{name}_s"] = now - self._last
+        self._last = now

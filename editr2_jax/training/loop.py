@@ -1,0 +1,59 @@
+"""The training loop: sessions in, a recipe's step, metrics out; saving, looking and stopping in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from editr2_jax.records import Sample
+from editr2_jax.runtime.metrics import MetricsWriter
+from editr2_jax.training.state import TrainState
+
+
+class Recipe(Protocol):
+    """What happens in a step."""
+
+    def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long, and how often what happens."""
+
+    steps: int
+    save_every: int = 10
+    log_every: int = 1  # metrics of the steps between are not fetched, so a fast accelerator is not kept waiting
+
+
+def run(
+    state: TrainState,
+    stream: Iterator[Sequence[Sample]],
+    *,
+    recipe: Recipe,
+    config: LoopConfig,
+    out: MetricsWriter,
+    save: Callable[[TrainState], None],
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> TrainState:
+    """Trains from state.step to config.steps; returns early, saved, when asked to stop."""
+    for step in range(int(state.step), config.steps):
+        started = time.monotonic()
+        sessions = next(stream)
+        waited = time.monotonic() - started
+        state, metrics = recipe.step(state, sessions, step)
+        state = dataclasses.replace(state, step=jnp.asarray(step + 1, jnp.int32))
+        last, stopping = step + 1 == config.steps, stop_requested()
+        if step % config.log_every == 0 or last or stopping:
+            metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            out.write(step, metrics | {"time/data_s": waited, "time/step_s": time.monotonic() - started})
+        if last or stopping or (step + 1) % config.save_every == 0:
+            save(state)
+        if stopping and not last:
+            out.say(f"stopped after step {step + 1} of {config.steps}, saved; the same command goes on from here.")
+            break
+    return state

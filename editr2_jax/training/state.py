@@ -1,0 +1,61 @@
+"""The state of a run: what learns, its moments, and the step. State goes in and comes out; the frozen weights stand beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a warmup and a gradient clip that is part of the chain, so it cannot be forgotten."""
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0  # of the global gradient norm; 0 does not clip
+    warmup_steps: int = 0  # linear from 0, in optimizer updates
+    decay_steps: int = 0  # cosine to 0 over this many updates in all; 0 keeps the rate
+
+    def schedule(self) -> optax.Schedule:
+        """Learning rate by optimizer update."""
+        if self.decay_steps:
+            return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup_steps, self.decay_steps)
+        if self.warmup_steps:
+            return optax.linear_schedule(self.learning_rate / (self.warmup_steps + 1), self.learning_rate, self.warmup_steps)
+        return optax.constant_schedule(self.learning_rate)
+
+    def build(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        adam = optax.adamw(self.schedule(), self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam) if self.clip_norm else adam
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """What a checkpoint holds of the computation."""
+
+    trainable: nnx.State
+    moments: optax.OptState
+    step: Int[Array, ""]  # finished steps
+
+
+def create(trainable: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(trainable=trainable, moments=jax.jit(optimizer.init)(trainable), step=jnp.zeros((), jnp.int32))
+
+
+def apply(state: TrainState, gradients: nnx.State, optimizer: optax.GradientTransformation) -> tuple[TrainState, dict[str, Array]]:
+    """One optimizer update; the step counter is the loop's business."""
+    updates, moments = optimizer.update(gradients, state.moments, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    metrics = {"optimizer/gradient_norm": optax.global_norm(gradients), "optimizer/update_norm": optax.global_norm(updates)}
+    return dataclasses.replace(state, trainable=trainable, moments=moments), metrics

@@ -1,0 +1,114 @@
+"""The supervised step: ground-truth sessions teach drawing and intent at once; and the autoencoder's step before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from editr2_jax.models.network import Network
+from editr2_jax.objectives import autoencoder_objective, supervised_objective
+from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
+from editr2_jax.objectives.supervised_objective import Lecture, SupervisedConfig
+from editr2_jax.policies.context import Slots, pad_tokens
+from editr2_jax.policies.dialogue import Script
+from editr2_jax.records import Sample
+from editr2_jax.rollouts import in_context_cot
+from editr2_jax.rollouts.in_context_cot import IntentPrompt
+from editr2_jax.runtime import keys
+from editr2_jax.training import state as states
+from editr2_jax.training.state import TrainState
+
+
+class Supervised:
+    """The recipe of flow matching and intent text on ground-truth sessions."""
+
+    def __init__(
+        self,
+        network: Network,
+        frozen,
+        *,
+        optimizer: optax.GradientTransformation,
+        config: SupervisedConfig,
+        slots: Slots,
+        prompt: IntentPrompt,
+        tokenizer,
+        seed: int,
+    ):
+        self.network, self.frozen, self.optimizer, self.config = network, frozen, optimizer, config
+        self.slots, self.prompt, self.tokenizer, self.seed = slots, prompt, tokenizer, seed
+        self._learn = jax.jit(self._learn_from, donate_argnums=(0,))
+
+    def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
+        """One optimizer update on a batch of sessions of one shape."""
+        lecture = teach(sessions, tokenizer=self.tokenizer, slots=self.slots, prompt=self.prompt)
+        state, metrics = self._learn(state, self.frozen, lecture, keys.at(self.seed, "supervised", step))
+        return state, metrics
+
+    def _learn_from(self, state: TrainState, frozen, lecture: Lecture, key):
+        def loss(trainable):
+            model = self.network.policy(trainable, frozen)
+            return supervised_objective.loss(model, lecture, key=key, config=self.config, slots=self.slots)
+
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.trainable)
+        state, sizes = states.apply(state, gradients, self.optimizer)
+        return state, metrics | sizes | {"loss/total": value}
+
+
+class AutoencoderRecipe:
+    """The recipe of the autoencoder: every picture of the sessions, sources and targets alike."""
+
+    def __init__(self, network: Network, frozen, *, optimizer: optax.GradientTransformation, config: AutoencoderConfig, seed: int):
+        self.network, self.frozen, self.optimizer, self.config, self.seed = network, frozen, optimizer, config, seed
+        self._learn = jax.jit(self._learn_from, donate_argnums=(0,))
+
+    def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
+        """One optimizer update on all pictures of a batch of sessions."""
+        pictures = np.concatenate([np.stack([sample.picture, *sample.targets]) for sample in sessions])
+        return self._learn(state, self.frozen, pictures, keys.at(self.seed, "autoencoder", step))
+
+    def _learn_from(self, state: TrainState, frozen, pictures, key):
+        def loss(trainable):
+            return autoencoder_objective.loss(self.network.policy(trainable, frozen).vae, pictures, key=key, config=self.config)
+
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.trainable)
+        state, sizes = states.apply(state, gradients, self.optimizer)
+        return state, metrics | sizes | {"loss/total": value}
+
+
+def teach(sessions: Sequence[Sample], *, tokenizer, slots: Slots, prompt: IntentPrompt) -> Lecture:
+    """Ground-truth sessions of one shape as arrays. Raises ValueError for a session without targets or intents."""
+    turns = len(sessions[0].session.turns)
+    for sample in sessions:
+        if len(sample.targets) != len(sample.session.turns) or any(turn.intent is None for turn in sample.session.turns):
+            raise ValueError(f"session {sample.session.id} has no ground truth; the supervised recipe needs `target` and `intent` in every record.")
+    spoken = [[t.instruction if i == 0 else t.intent for i, t in enumerate(sample.session.turns)] for sample in sessions]
+    wrap = lambda text: [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]  # noqa: E731
+    flat = pad_tokens([wrap(text) for row in spoken for text in row], slots.instruction, what="an instruction")
+    thoughts, answers = [], []
+    for sample in sessions:
+        texts = [turn.instruction for turn in sample.session.turns]
+        for t, turn in enumerate(sample.session.turns):
+            if t == 0:
+                thoughts.append([])
+                answers.append(0)
+                continue
+            answer = [*tokenizer.encode(in_context_cot.answer(turn.intent)), tokenizer.eos]
+            question = [*wrap(prompt.system), *wrap(in_context_cot.question(prompt, texts, t)), tokenizer.bos]
+            thoughts.append(question + answer)
+            answers.append(len(answer))
+    ids, count = pad_tokens(thoughts, slots.scratch, what="a question with its answer")
+    place = np.arange(slots.scratch)
+    answer = (place >= (count - np.asarray(answers))[:, None]) & (place < count[:, None])
+    by_turn = lambda x: jnp.asarray(x.reshape(len(sessions), turns, *x.shape[1:]))  # noqa: E731
+    script = Script(
+        source=jnp.asarray(np.stack([sample.picture for sample in sessions])),
+        pictures=jnp.asarray(np.stack([np.stack(sample.targets) for sample in sessions])),
+        instruction=by_turn(flat[0]),
+        instruction_count=by_turn(flat[1]),
+        question=(),
+    )
+    return Lecture(script=script, thought=by_turn(ids), thought_count=by_turn(count), answer=by_turn(answer))

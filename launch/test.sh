@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The tests: all of them, or the fast part. Sets up everything it needs. More arguments go to pytest.
+#   bash launch/test.sh [fast] [PYTEST ARGUMENTS ...]
+set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+chosen=()
+if [[ ${1:-} == fast ]]; then
+    chosen=(-m "not slow")
+    shift
+fi
+
+use_environment dev
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+# One thread for each worker's arithmetic: the workers are the parallelism.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} XLA_FLAGS=${XLA_FLAGS:---xla_cpu_multi_thread_eigen=false}
+cd "$root"
+ruff check --quiet .
+python -m pytest -q --numprocesses=auto --maxprocesses=4 ${chosen[@]+"${chosen[@]}"} "$@"

@@ -1,0 +1,74 @@
+import bagel_cases as golden
+import numpy as np
+import pytest
+from PIL import Image
+
+from editr2_jax.models.bagel import pixels, positions
+from editr2_jax.models.bagel.config import ResizeRule
+
+
+def test_resize_equals_pillow():
+    rng = np.random.default_rng(0)
+    for (height, width), (new_height, new_width) in [
+        ((64, 64), (70, 70)), ((37, 52), (32, 48)), ((90, 61), (56, 42)), ((50, 40), (50, 80)), ((13, 200), (111, 31)), ((7, 5), (64, 64)),
+    ]:
+        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        picture[: height // 2] = np.where(picture[: height // 2] > 127, 255, 0)  # extremes, so that clipping matters
+        expected = np.asarray(Image.fromarray(picture).resize((new_width, new_height), Image.BICUBIC))
+        np.testing.assert_array_equal(pixels.resize(picture[None], height=new_height, width=new_width)[0], expected)
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    picture = np.random.default_rng(1).integers(0, 256, (2, 9, 8, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(pixels.resize(picture, height=9, width=8), picture)
+
+
+def test_resize_refuses_floats():
+    with pytest.raises(ValueError, match="uint8"):
+        pixels.resize(np.zeros((1, 4, 4, 3), np.float32), height=8, width=8)
+
+
+@pytest.mark.parametrize("setting", [(1024, 512, 16), (980, 224, 14)])
+def test_resize_shape_matches_the_recorded_sizes(setting):
+    rule = ResizeRule(max_size=setting[0], min_size=setting[1], stride=setting[2])
+    ours = [pixels.resize_shape(int(w), int(h), rule) for w, h in golden.get("j.input_sizes")]
+    golden.check(np.array(ours), "j.sizes_{}_{}_{}".format(*setting))
+
+
+@pytest.mark.parametrize(("index", "setting"), [(0, (48, 32, 16)), (1, (56, 28, 14))])
+def test_a_picture_is_transformed_as_recorded(index, setting):
+    picture = golden.get(f"j.image_{index}")
+    rule = ResizeRule(max_size=setting[0], min_size=setting[1], stride=setting[2])
+    width, height = pixels.resize_shape(picture.shape[1], picture.shape[0], rule)
+    resized = pixels.resize(picture[None], height=height, width=width)[0]
+    golden.check(resized, f"j.resized_u8_{index}")
+    golden.check(np.moveaxis(np.asarray(pixels.normalise(resized)), -1, 0), f"j.pixels_{index}")
+
+
+def test_every_uint8_value_survives_the_float_picture():
+    golden.check(pixels.unit_to_uint8(pixels.to_unit(np.arange(256, dtype=np.uint8))), "j.u8_roundtrip")
+
+
+def test_a_drawn_picture_is_clipped_and_truncated():
+    np.testing.assert_array_equal(pixels.to_uint8(np.array([-1.5, -1.0, 0.0, 0.999, 1.0, 2.0])), [0, 0, 127, 254, 255, 255])
+
+
+def test_patchify_matches_and_unpatchify_undoes_it():
+    picture = golden.image_last(golden.get("k.patchify_in"))
+    tokens = pixels.patchify(picture, 2)
+    golden.check(tokens, "k.patchify_out")
+    np.testing.assert_array_equal(pixels.unpatchify(tokens, rows=2, columns=3, patch=2), picture)
+    with pytest.raises(ValueError, match="cut into patches"):
+        pixels.patchify(picture, 5)
+
+
+def test_position_ids_and_tables_match():
+    for index, (height, width) in enumerate([(48, 64), (64, 48), (128, 128)]):
+        golden.check(positions.flattened_ids(height // 16, width // 16, 8), f"k.extrapolate_{index}")
+    golden.check(positions.sincos_table(64, 8), "k.latent_pos_embed")
+    with pytest.raises(ValueError, match="does not fit"):
+        positions.flattened_ids(9, 2, 8)
+
+
+def test_timestep_features_match():
+    golden.check(positions.timestep_features(golden.get("k.timesteps")), "k.timestep_sinusoid")

@@ -1,0 +1,128 @@
+"""The strict reading of judges' answers: good, contradictory, truncated and missing ones."""
+
+import json
+
+import pytest
+
+from editr2_jax.rewards import questions
+from editr2_jax.rewards.questions import JudgeFormatError, Question
+
+
+@pytest.mark.parametrize("answer", ["yes", "Yes.", " YES \n", '"yes"', "**Yes**", "Yes, the ball is blue now.", "yes\nThe ball is blue."])
+def test_an_unambiguous_yes_is_yes(answer):
+    assert questions.yes_or_no(answer) is True
+
+
+@pytest.mark.parametrize("answer", ["no", "No.", "NO", "No, it is still red."])
+def test_an_unambiguous_no_is_no(answer):
+    assert questions.yes_or_no(answer) is False
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("", "eyes", "yesterday", "The eyes are blue", "not", "nothing changed", "none", "No problem, the ball is blue", "maybe"),
+        *("yes no", "Yes, and no.", "No, wait, yes.", "yes/no", "I think yes", "ye", "The answer is yes", "yes and"),
+    ],
+)
+def test_anything_else_is_no_decision(answer):
+    with pytest.raises(JudgeFormatError):
+        questions.yes_or_no(answer)
+
+
+def entries(*pairs):
+    return [{"edit": edit, "rule": rule} for edit, rule in pairs]
+
+
+def judge_answer(first, *pairs, **more):
+    return json.dumps({"reason": "because", "turns": entries(*pairs), "first_failed_turn": first, **more})
+
+
+def test_a_prefix_answer_is_read_whole():
+    answer = questions.prefix_of(judge_answer(2, (True, True), (True, False), (False, True)), turns=3)
+    assert (answer.edits, answer.rules) == ((True, True, False), (True, False, True))
+    assert answer.first_failed_turn == 2 and answer.reason == "because"
+
+
+def test_a_judge_may_stop_at_the_first_failure():
+    answer = questions.prefix_of(judge_answer(1, (False, True)), turns=3)
+    assert answer.edits == (False, False, False) and answer.first_failed_turn == 1
+
+
+def test_a_fenced_object_is_read():
+    assert questions.prefix_of("```json\n" + judge_answer(0, (True, True)) + "\n```", turns=1).first_failed_turn == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "yes",
+        judge_answer(0, (True, True), (True, False)),  # contradicts itself
+        judge_answer(1, (True, True), (True, False)),
+        judge_answer(2, (True, True), (True, True)),
+        judge_answer(0, (True, True)),  # an edit is missing although nothing failed
+        judge_answer(2, (True, True)),  # stops before the failure it names
+        judge_answer(3, (True, True), (True, True)),  # a turn that does not exist
+        judge_answer(True, (False, True), (True, True)),
+        judge_answer("2", (True, True), (False, True)),
+        judge_answer(0, (True, True), (True, True))[:-9],  # truncated
+        judge_answer(0, (True, True), (True, True)) + " So the answer is no.",
+        judge_answer(0, (True, True), (True, True)) * 2,
+        '{"turns": [{"edit": 1, "rule": 1}, {"edit": true, "rule": true}], "first_failed_turn": 0}',
+        '{"turns": [{"edit": true}, {"edit": true, "rule": true}], "first_failed_turn": 0}',
+        '{"first_failed_turn": 0, "first_failed_turn": 1, "turns": []}',
+        "[]",
+    ],
+)
+def test_a_prefix_answer_that_needs_guessing_is_refused(answer):
+    with pytest.raises(JudgeFormatError):
+        questions.prefix_of(answer, turns=2)
+
+
+def test_texts_are_read_and_compared_as_whole_words():
+    texts = questions.texts_of('{"texts": ["Open  Daily", "K"]}')
+    assert questions.says(texts, "daily") == 1 and questions.says(texts, "open daily") == 1
+    assert questions.says(texts, "k") == 1 and questions.says(["Kiosk"], "k") == 0
+    with pytest.raises(JudgeFormatError):
+        questions.texts_of("K")
+    with pytest.raises(JudgeFormatError):
+        questions.texts_of('{"texts": "K"}')
+
+
+def test_votes_survive_a_minority_of_unreadable_answers():
+    answers = ["yes", "eyes", "no", "yes"]
+    read = questions.votes(lambda question: answers[question.vote], Question("background", {"value": "sand"}), count=4, parse=questions.yes_or_no)
+    assert read == [True, False, True]
+    with pytest.raises(JudgeFormatError):
+        questions.votes(lambda question: "eyes" if question.vote else "yes", Question("x", {}), count=3, parse=questions.yes_or_no)
+    with pytest.raises(JudgeFormatError):
+        questions.votes(lambda question: "hm", Question("x", {}), count=1, parse=questions.yes_or_no)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("added", {"object": "red ball"}),
+        ("replaced", {"old": "red ball", "new": "blue box"}),
+        ("color", {"object": "red ball", "value": "blue"}),
+        ("material", {"object": "red ball", "value": "wooden"}),
+        ("background", {"value": "sand"}),
+        ("read_text", {"carrier": "white sign"}),
+        ("read_text", {"carrier": ""}),
+    ],
+)
+def test_every_prompt_names_what_it_asks_about(kind, fields):
+    text = Question(kind, fields).text()
+    assert all(value in text for value in fields.values())
+
+
+def test_the_prefix_prompt_shows_the_meaning_only_where_pronouns_are():
+    fields = {"subset": "understanding", "instructions": ("Change its color to red",), "formatted": ("Change the color of [ball] to [red]",)}
+    assert "[ball]" in Question("prefix", fields).text()
+    assert "[ball]" not in Question("prefix", {**fields, "subset": "memory"}).text()
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match="kinds are added"):
+        Question("colour", {}).text()
