@@ -6,6 +6,7 @@ The keys are those of the parts' own dataclasses (`assemble.py` fills them), so 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -34,7 +35,6 @@ def edit_r2() -> ConfigDict:
             "seed": 0,
             "model": {
                 "checkpoint": "tabletop_tiny",  # a folder in the official BAGEL layout, or the name of a shipped one
-                "init": "",  # instead of a checkpoint: random weights of a named size (supervised and autoencoder recipes)
                 "dtype": "float32",
                 "unroll": 1,  # layers per iteration of the layer scan
                 "remat": False,  # recompute a layer's activations in the backward pass
@@ -80,6 +80,28 @@ def edit_r2() -> ConfigDict:
             "loop": {**_section(LoopConfig, steps=30), "keep": 2, "record_every": 5, "record_groups": 4},
         }
     )
+
+
+def tabletop(config: ConfigDict) -> ConfigDict:
+    """What suits the shipped tiny base: short questions in the words it knows, few denoising steps, mild guidance."""
+    config.rollout.prompt.update(system="Resolve.", question="{history} Now: {instruction}", entry="{number}. {instruction}")
+    config.rollout.slots.update(instruction=40, system=8, question=96, intent=32)
+    config.rollout.flow.update(grid_points=9, text_scale=2.0, image_scale=1.0)
+    config.rollout.window_last = 4
+    return config
+
+
+def on(config: ConfigDict, variant: str, variants: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
+    """The config with the dotted values of a variant. Raises ValueError naming the variants there are."""
+    if variant not in variants:
+        raise ValueError(f"there is no variant {variant!r}; this config has {', '.join(variants)}.")
+    for name, value in variants[variant].items():
+        *groups, last = name.split(".")
+        section = config
+        for group in groups:
+            section = section[group]
+        section[last] = value
+    return config
 
 
 def supervised() -> ConfigDict:

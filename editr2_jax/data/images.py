@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000  # of one file; decoding costs 3 bytes each, and a small file can claim any size
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # decoders that files from outside may reach
@@ -93,6 +93,16 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.
     """
     with _open(path, max_pixels) as picture:
         return _upright_rgb(picture, path)
+
+
+def picture_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of a picture when upright, from its header alone. Raises ValueError as read_picture does."""
+    with _open(path, max_pixels) as picture:
+        try:
+            sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except _DAMAGE as error:
+            raise ValueError(_damaged(path, error)) from error
+        return picture.size if sideways else picture.size[::-1]
 
 
 def verify_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:

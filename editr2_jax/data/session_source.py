@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from editr2_jax.data import images
+from editr2_jax.data import images, instruction_grammar
 from editr2_jax.records import SUBSETS, TASK_TYPES, Session, Turn
 
 _SUFFIX = "_metadata.jsonl"
@@ -27,7 +27,7 @@ _TEXTS = ("instruction", "task_type", "formatted_instruction")  # one string per
 _NAMES = ("unchanged_objects", "available_objects", "all_objects")  # one list of names per turn
 _REQUIRED = ("image", *_TEXTS, "bg_consistency", *_NAMES)
 _FIELDS = (*_REQUIRED, "turns", "id", "subset", "intent", "target")
-_EMPTY_TEXT = re.compile(r"(?:with|Add text) '\s*'")  # the new text of a text_change, in quotes
+_EMPTY_TEXT = re.compile(r"(?:with|Add text) '\[?\s*\]?'")  # the new text of a text_change, in quotes
 _SHOWN = 20
 
 
@@ -91,7 +91,7 @@ class SessionFolder:
         subset_default: str = "plain",
         drop_invalid: bool | None = None,
         pictures: bool = True,
-        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        limits: Limits = Limits(),
     ):
         """Loads `path/SPLIT_metadata.jsonl`.
 
@@ -133,7 +133,7 @@ def splits(path: str | Path) -> list[str]:
 
 
 def check(
-    path: str | Path, split: str, *, subset_default: str = "plain", pictures: bool = True, limits: Limits = Limits()  # noqa: B008
+    path: str | Path, split: str, *, subset_default: str = "plain", pictures: bool = True, limits: Limits = Limits()
 ) -> tuple[list[Session], list[Problem]]:
     """The sessions of a split that are sound records, and everything that is wrong with its lines and pictures, in the order of the file.
 
@@ -145,6 +145,23 @@ def check(
         if pictures:
             problems += entry.unreadable(limits.pixels)
     return [entry.session for entry in entries], sorted(problems, key=lambda problem: problem.line)
+
+
+def to_record(session: Session, folder: str | Path) -> dict[str, Any]:
+    """The line of a session in the metadata file of `folder`, as a JSON object; loading it gives the session back."""
+
+    def relative(path: str) -> str:
+        return Path(path).relative_to(Path(folder).absolute()).as_posix()
+
+    turns = session.turns
+    record = {"id": session.id, "image": relative(session.image), "subset": session.subset, "turns": len(turns)}
+    record |= {name: [getattr(turn, name) for turn in turns] for name in (*_TEXTS, "bg_consistency")}
+    record |= {name: [list(getattr(turn, name)) for turn in turns] for name in _NAMES}
+    if all(turn.intent is not None for turn in turns):
+        record["intent"] = [turn.intent for turn in turns]
+    if all(turn.target is not None for turn in turns):
+        record["target"] = [relative(turn.target) for turn in turns]
+    return record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -348,7 +365,8 @@ def _check_turns(fields: dict[str, list], bad: _Complaints) -> None:
             at(f"turn {t}: bg_consistency is {found} although {why}; it is {json.dumps(background_kept)} here.")
         if "intent" in fields:
             _check_intent(fields["intent"][t], t, at)
-        if all([_check_names(fields[name][t], name, t, at) for name in _NAMES]):  # a list: each of them complains
+        sound = [_check_names(fields[name][t], name, t, at) for name in _NAMES]  # each of them complains
+        if all(sound):
             _check_pool(fields, t, at)
 
 
@@ -380,7 +398,9 @@ def _check_pool(fields: dict[str, list], t: int, at: Callable[[str], None]) -> N
             at(f"turn {t}: {name} has {strange[0]!r}, which all_objects has not; add it there or remove it here.")
     if t == 0:
         return
-    before, known_before = ({n for n in fields[name][t - 1] if isinstance(n, str)} for name in ("unchanged_objects", "all_objects"))
+    if not all(_check_names(fields[name][t - 1], name, t - 1, lambda _: None) for name in _NAMES):
+        return  # the turn before has been complained about
+    before, known_before = set(fields["unchanged_objects"][t - 1]), set(fields["all_objects"][t - 1])
     if back := sorted(unchanged - before):
         at(f"turn {t}: unchanged_objects has {back[0]!r}, which turn {t - 1} has not; once edited an object stays out.")
     if lost := sorted(known_before - known):
@@ -401,8 +421,6 @@ def _path(value: Any, folder: Path, what: str, bad: _Complaints) -> str:
 
 def _invalid(session: Session, file: str, line: int) -> Iterator[Problem]:
     """Turns that no reward can read."""
-    from editr2_jax.data import instruction_grammar
-
     for t, turn in enumerate(session.turns):
         text = turn.formatted_instruction
         if turn.task_type == "text_change" and _EMPTY_TEXT.search(text):

@@ -7,13 +7,13 @@ before and after training, play the same sessions from the same start and can be
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from editr2_jax.data.pipeline import Batch
 from editr2_jax.evaluation import pictures, tables
 from editr2_jax.records import Sample
 from editr2_jax.rewards.suite import Pending, Scores, Suite
@@ -21,6 +21,8 @@ from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.collect import Rollout
 from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys, workdir
+
+_FILLER = 1 << 30  # beyond any session's number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,27 +46,28 @@ class Outcome:
 def play(
     player: Player,
     weights: Weights,
-    samples: Sequence[Sample],
+    batches: Iterable[Batch],
     *,
     suite: Suite,
     tokenizer,
     seed: int,
     config: EvaluationConfig,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Plays and scores sessions; `samples` holds each once, with `group` its place in the data set."""
+    """Plays and scores sessions, each once (`pipeline.once`); `progress` is told how many have been played."""
     records, shown = [], []
     waiting: list[tuple[Rollout, list[Pending]]] = []
     done = 0
-    for batch, real in _batches(samples, player.config.turns, config.rows):
+    for batch in batches:
         turns: list[Pending] = []
-        on_turn = lambda t, episodes, turns=turns, real=real: turns.append(suite.submit(episodes[:real]))  # noqa: E731
+        on_turn = lambda t, episodes, turns=turns, real=batch.real: turns.append(suite.submit(episodes[:real]))  # noqa: E731
         key = keys.at(seed, "evaluate")
-        rollout = collect.play(player, weights, batch, key=key, tokenizer=tokenizer, on_turn=on_turn)
+        rollout = collect.play(player, weights, _apart(batch.samples), key=key, tokenizer=tokenizer, on_turn=on_turn)
         waiting.append((rollout, turns))
-        shown += [(batch[i], rollout.pictures[i], rollout.intents[i]) for i in range(min(real, config.strips - len(shown)))]
-        done += real
-        progress(done, len(samples))
+        room = min(batch.real, config.strips - len(shown))
+        shown += [(batch.samples[i], rollout.pictures[i], rollout.intents[i]) for i in range(room)]
+        done += batch.real
+        progress(done)
     for rollout, turns in waiting:
         records += score_records(rollout, suite.collect(turns))
     return Outcome(records=records, shown=shown)
@@ -112,18 +115,17 @@ def score_records(rollout: Rollout, scores: Scores) -> list[dict[str, Any]]:
     return records
 
 
+def _apart(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples as groups of one; those that fill a batch up repeat a session and need numbers of their own to be told apart."""
+    seen: set[int] = set()
+    apart = []
+    for sample in samples:
+        apart.append(sample if sample.group not in seen else dataclasses.replace(sample, group=_FILLER + len(apart)))
+        seen.add(sample.group)
+    return apart
+
+
 def number(value: float) -> float | None:
     """A JSON number; None for NaN."""
     return None if np.isnan(value) else float(value)
 
-
-def _batches(samples: Sequence[Sample], turns: int, rows: int) -> Iterator[tuple[list[Sample], int]]:
-    """Batches of one shape and of `rows` rows each, the last of a shape filled up by repeating; and how many rows are real."""
-    in_order = sorted(samples, key=lambda sample: collect.shape_of(sample, turns))
-    for _, same in itertools.groupby(in_order, key=lambda sample: collect.shape_of(sample, turns)):
-        group = list(same)
-        size = min(rows, len(group))
-        for start in range(0, len(group), size):
-            batch = group[start : start + size]
-            fill = [dataclasses.replace(batch[-1], group=batch[-1].group, member=1 + i) for i in range(size - len(batch))]
-            yield batch + fill, len(batch)

@@ -2,7 +2,8 @@
 
     std = t' sin(eta pi/2),    mean = (1-t') clean + t' |cos(eta pi/2)| noise,    log_prob = -mean_d (x' - mean)^2
 
-Times are scalars or [B]. Letters: B rows; eta noise_level in [0, 1] (0.8 is Flow-GRPO's; beyond 1 the noise falls again); clean and noise are what v implies.
+Letters: B rows; eta noise_level in [0, 1] (0.8 is Flow-GRPO's; beyond 1 the noise falls again). Times are scalars or [B].
+clean and noise are what v implies.
 The published score is not divided by 2 std^2, which scales every log ratio by 2 std^2; scaled=True gives the true Gaussian.
 The last step (t' = 0) has no spread and is deterministic. Source: Flow-GRPO, Edit-R2.
 """
@@ -56,6 +57,9 @@ def log_prob(
     t_guard: Time = 1.0,
     scaled: bool = False,
 ) -> transition.Density:
-    """As `flow_sde.log_prob`, but of a step without spread the unscaled score is still a distance. t_next is the grid's next time also for a window's last step."""
+    """As `flow_sde.log_prob`, but of a step without spread the unscaled score is still a distance.
+
+    t_next is the grid's next time also for a window's last step.
+    """
     mean, std, sigma = moments(x, v, t, t_next, noise_level=noise_level)
     return transition.Density(log_prob=transition.log_density(x_next, mean, std, scaled=scaled), mean=mean, std=std, sigma=sigma)

@@ -11,7 +11,6 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from editr2_jax.flow import transition

@@ -14,7 +14,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Int, UInt8
 
 from editr2_jax.models import kv_cache
 from editr2_jax.models.bagel.bagel import Bagel, empty_cache

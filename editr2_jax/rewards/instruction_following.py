@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from editr2_jax.data import instruction_grammar
+from editr2_jax.data.instruction_grammar import Edit
 from editr2_jax.records import Episode, Status, Verdict
 from editr2_jax.rewards import base, questions
 from editr2_jax.rewards.base import Detection, Detector, QuestionAnswerer
 from editr2_jax.rewards.questions import Question
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InstructionFollowingConfig:
@@ -58,7 +60,9 @@ class InstructionFollowing:
     def score(self, episode: Episode) -> Verdict:
         """IF of the latest turn: 0, or the mean vote; INVALID_ANNOTATION when the instruction cannot be parsed."""
         turn = episode.session.turns[episode.turn]
-        edit = instruction_grammar.parse(turn.task_type, turn.formatted_instruction)
+        edit = instruction_grammar.parse(turn.formatted_instruction, turn.task_type)
+        if edit is None:
+            return base.missing(Status.INVALID_ANNOTATION, f"{turn.formatted_instruction[:200]!r} is no {turn.task_type}")
         case = _Case(episode, self._detector, self._answerer, self._config)
         outcome = _RULES[turn.task_type](case, edit)
         if outcome is None:
@@ -113,7 +117,7 @@ class _Case:
         return []
 
 
-def _add(case: _Case, edit) -> float:
+def _add(case: _Case, edit: Edit) -> float:
     settings = case.config
     before = case.find(case.input, edit.object)
     new = [d for d in case.find(case.output, edit.object) if not _at_place_of(d, before, settings.new_overlap)]
@@ -129,7 +133,7 @@ def _add(case: _Case, edit) -> float:
     return case.ask("added", (case.input, case.output), object=edit.object)
 
 
-def _remove(case: _Case, edit) -> float:
+def _remove(case: _Case, edit: Edit) -> float:
     threshold = case.config.remove_threshold
     before = base.without_whole_picture(case.find(case.input, edit.object, threshold))
     after = base.without_whole_picture(case.find(case.output, edit.object, threshold))
@@ -137,7 +141,7 @@ def _remove(case: _Case, edit) -> float:
     return float(bool(before) and not after)
 
 
-def _replace(case: _Case, edit) -> float:
+def _replace(case: _Case, edit: Edit) -> float:
     before = case.find(case.input, edit.old)
     still = [d for d in case.find(case.output, edit.old) if _at_place_of(d, before, case.config.same_place)]
     new = [d for d in case.find(case.output, edit.new) if _at_place_of(d, before, case.config.replace_overlap)]
@@ -147,31 +151,32 @@ def _replace(case: _Case, edit) -> float:
     return case.ask("replaced", (case.input, case.output), old=edit.old, new=edit.new)
 
 
-def _color(case: _Case, edit) -> float:
+def _color(case: _Case, edit: Edit) -> float:
     return case.ask("color", (case.input, case.output), object=edit.object, value=edit.value)
 
 
-def _material(case: _Case, edit) -> float:
+def _material(case: _Case, edit: Edit) -> float:
     return case.ask("material", (case.input, case.output), object=edit.object, value=edit.value)
 
 
-def _text(case: _Case, edit) -> float:
-    carrier = edit.carrier or ""
+def _text(case: _Case, edit: Edit) -> float:
+    carrier = edit.carrier
     if carrier and not (case.find(case.input, carrier) and case.find(case.output, carrier)):
         case.detail["carrier"] = "missing"
         return 0.0
     before, after = (case.read(picture, carrier) for picture in (case.input, case.output))
     scores = []
     for texts_before, texts_after in zip(before, after, strict=False):
-        if edit.old:  # replaced: the new text reads, the old one no longer does (unless it is a part of the new one)
-            gone = questions.says([edit.new], edit.old) > 0 or questions.says(texts_after, edit.old) == 0
+        if carrier:  # replaced: the new text reads, the old one no longer does (unless it is blank or a part of the new one)
+            kept = not edit.old.strip() or questions.says([edit.new], edit.old) > 0
+            gone = kept or questions.says(texts_after, edit.old) == 0
             scores.append(gone and questions.says(texts_after, edit.new) > 0)
         else:  # added: once more than before
             scores.append(questions.says(texts_after, edit.new) > questions.says(texts_before, edit.new))
     return float(np.mean(scores))
 
 
-def _position(case: _Case, edit) -> float:
+def _position(case: _Case, edit: Edit) -> float:
     threshold = case.config.position_threshold
     moved, references = ([case.find(p, name, threshold) for p in (case.input, case.output)] for name in (edit.object, edit.reference))
     case.detail.update(object_counts=[len(found) for found in moved], reference_counts=[len(found) for found in references])
@@ -180,7 +185,7 @@ def _position(case: _Case, edit) -> float:
     return float(_displacement(moved[1][0], references[1][0], edit.place) > 0)
 
 
-def _count(case: _Case, edit) -> float | None:
+def _count(case: _Case, edit: Edit) -> float | None:
     before, after = (len(case.find(picture, edit.object)) for picture in (case.input, case.output))
     case.detail.update(instances_before=before, instances_after=after)
     if before == edit.count:
@@ -188,7 +193,7 @@ def _count(case: _Case, edit) -> float | None:
     return float(before > 0 and after == edit.count)
 
 
-def _background(case: _Case, edit) -> float:
+def _background(case: _Case, edit: Edit) -> float:
     threshold, largest = case.config.keep_threshold, case.config.largest_kept
     lost = []
     for name in case.turn.available_objects:
@@ -199,7 +204,7 @@ def _background(case: _Case, edit) -> float:
     return 0.0 if lost else case.ask("background", (case.output,), value=edit.value)
 
 
-_RULES: dict[str, Callable[[_Case, Any], float | None]] = {
+_RULES: dict[str, Callable[[_Case, Edit], float | None]] = {
     "subject_add": _add,
     "subject_remove": _remove,
     "subject_replace": _replace,

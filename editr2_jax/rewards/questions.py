@@ -26,9 +26,9 @@ _PREFIX_ANSWER = (
 )
 _PREFIX_RULES = {
     "memory": (
-        "The first instruction also states a standing rule. 'edit' is true if the edit itself was carried out. 'rule' is true if the rule holds "
-        "on the objects that this edit added or changed and did not spread to other objects; a global tint does not satisfy a colour rule. "
-        "Edits that remove or move something or change the background cannot break the rule: their 'rule' is true."
+        "The first instruction also states a standing rule. 'edit' is true if the edit itself was carried out. 'rule' is true if the rule "
+        "holds on the objects that this edit added or changed and did not spread to other objects; a global tint does not satisfy a colour "
+        "rule. Edits that remove or move something or change the background cannot break the rule: their 'rule' is true."
     ),
     "understanding": (
         "Later instructions use pronouns; the bracketed form beside each one names the object that is meant. 'rule' is true if the "
@@ -77,12 +77,15 @@ def _prefix_text(fields: Mapping[str, Any]) -> str:
 
 def _read_text(fields: Mapping[str, Any]) -> str:
     place = f"on the {fields['carrier']}" if fields["carrier"] else "in the picture"
-    return f'Read all text {place}. Answer with one JSON object and nothing else: {{"texts": ["<text>", ...]}}, with an empty list if there is none.'
+    form = '{"texts": ["<text>", ...]}'
+    return f"Read all text {place}. Answer with one JSON object and nothing else: {form}, with an empty list if there is none."
 
 
 _TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "added": lambda f: f'{_TWO} Does the second picture show a "{f["object"]}" that is not in the first one? {_YES_NO}',
-    "replaced": lambda f: f'{_TWO} Was the "{f["old"]}" of the first picture replaced by a "{f["new"]}", so that the "{f["old"]}" is gone? {_YES_NO}',
+    "replaced": lambda f: (
+        f'{_TWO} Was the "{f["old"]}" of the first picture replaced by a "{f["new"]}", so that the "{f["old"]}" is gone? {_YES_NO}'
+    ),
     "color": lambda f: (
         f'{_TWO} Does the "{f["object"]}" of the first picture have the color {f["value"]} in the second one? '
         f'If the first picture shows no "{f["object"]}", answer no. {_YES_NO}'

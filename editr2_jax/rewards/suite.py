@@ -96,9 +96,7 @@ class Suite:
     def submit(self, episodes: Sequence[Episode]) -> Pending:
         """Starts scoring the latest turn of B episodes and returns at once."""
         # One task per reward and episode; a task never waits for another task of this pool, so the pool cannot lock up.
-        futures = {
-            reward.name: tuple(self._pool.submit(verdict_of, reward, episode) for episode in episodes) for reward in self._rewards
-        }
+        futures = {reward.name: tuple(self._pool.submit(verdict_of, reward, episode) for episode in episodes) for reward in self._rewards}
         return Pending(
             sessions=tuple(episode.session.id for episode in episodes),
             subsets=tuple(episode.session.subset for episode in episodes),
@@ -110,9 +108,7 @@ class Suite:
         if not pending or any(turn.sessions != pending[0].sessions for turn in pending):
             raise ValueError("Suite.collect wants the turns of one batch: at least one, all about the same sessions in the same order.")
         rows = range(len(pending[0].sessions))
-        verdicts = {
-            name: tuple(tuple(turn.futures[name][row].result() for turn in pending) for row in rows) for name in self.names
-        }
+        verdicts = {name: tuple(tuple(turn.futures[name][row].result() for turn in pending) for row in rows) for name in self.names}
         values = {name: np.array([[v.value for v in row] for row in table], np.float32) for name, table in verdicts.items()}
         error_share = self._error_share(verdicts)
         combined = np.stack(
@@ -137,8 +133,8 @@ class Suite:
             counts = collections.Counter(f"{name}: {verdict.status.value}" for name, verdict in failed)
             reason = failed[0][1].detail.get("reason", "")
             raise TooManyErrors(
-                f"{len(failed)} of {len(applicable)} verdicts failed ({share:.1%}, the limit is {self._max_error_share:.1%}): {dict(counts)}. "
-                f"The first says: {reason} Repair the judge or raise max_error_share."
+                f"{len(failed)} of {len(applicable)} verdicts failed ({share:.1%}, the limit is {self._max_error_share:.1%}): "
+                f"{dict(counts)}. The first says: {reason} Repair the judge or raise max_error_share."
             )
         return share
 

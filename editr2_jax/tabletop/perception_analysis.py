@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from editr2_jax.tabletop import perception_fit, render

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from editr2_jax.data import instruction_grammar
+from editr2_jax.data.instruction_grammar import Edit
 from editr2_jax.rewards import base
 from editr2_jax.rewards.questions import Question
 from editr2_jax.tabletop import perception
@@ -24,7 +25,6 @@ from editr2_jax.tabletop.scene import COLOURS, MATERIALS, SIGN, TEXT
 SURE = 0.3  # confidence from which an object is there
 SAME_PLACE = 0.2  # IoU
 BACKGROUND_SURE = 0.5
-RULE_DELIMITER = "With this rule active,"
 RULE_EXEMPT = ("subject_remove", "position_change", "background_change")  # nothing is added or given a new look
 
 
@@ -82,7 +82,7 @@ def _changed(before: Analysis, after: Analysis, phrase: str, right: Callable[[Se
     return Touched(done, tuple(seen for seen in now if seen is not None))
 
 
-def _add(views: Sequence[Analysis], edit) -> Touched:
+def _add(views: Sequence[Analysis], edit: Edit) -> Touched:
     new = _new(views[-2], views[-1], edit.object)
     if not edit.reference:
         return Touched(len(new) == 1, tuple(new))
@@ -91,46 +91,46 @@ def _add(views: Sequence[Analysis], edit) -> Touched:
     return Touched(len(new) == 1 and placed, tuple(new))
 
 
-def _remove(views: Sequence[Analysis], edit) -> Touched:
+def _remove(views: Sequence[Analysis], edit: Edit) -> Touched:
     return Touched(bool(instances(views[-2], edit.object)) and not instances(views[-1], edit.object))
 
 
-def _replace(views: Sequence[Analysis], edit) -> Touched:
+def _replace(views: Sequence[Analysis], edit: Edit) -> Touched:
     name = perception.read_name(edit.new)
     return _changed(views[-2], views[-1], edit.old, lambda was, now: name is not None and perception.fits(name, now) > 0)
 
 
-def _color(views: Sequence[Analysis], edit) -> Touched:
+def _color(views: Sequence[Analysis], edit: Edit) -> Touched:
     return _changed(views[-2], views[-1], edit.object, lambda was, now: now.kind == was.kind and now.colour == edit.value)
 
 
-def _material(views: Sequence[Analysis], edit) -> Touched:
+def _material(views: Sequence[Analysis], edit: Edit) -> Touched:
     return _changed(views[-2], views[-1], edit.object, lambda was, now: now.kind == was.kind and now.material == edit.value)
 
 
-def _text(views: Sequence[Analysis], edit) -> Touched:
+def _text(views: Sequence[Analysis], edit: Edit) -> Touched:
     if edit.carrier:
         return _changed(views[-2], views[-1], edit.carrier, lambda was, now: now.kind == was.kind and now.glyph == edit.new)
     new = [seen for seen in _new(views[-2], views[-1], edit.new) if seen.kind == TEXT]
     return Touched(len(new) == 1, tuple(new))
 
 
-def _position(views: Sequence[Analysis], edit) -> Touched:
+def _position(views: Sequence[Analysis], edit: Edit) -> Touched:
     (moved_before, moved), (_, references) = ([instances(view, name) for view in views[-2:]] for name in (edit.object, edit.reference))
     done = len(moved_before) == len(moved) > 0 and bool(references) and _lies(moved[0], edit.place, references[0])
     return Touched(done, tuple(moved))
 
 
-def _count(views: Sequence[Analysis], edit) -> Touched:
+def _count(views: Sequence[Analysis], edit: Edit) -> Touched:
     before, after = (instances(view, edit.object) for view in views[-2:])
     return Touched(bool(before) and len(after) == edit.count, tuple(after))
 
 
-def _background(views: Sequence[Analysis], edit) -> Touched:
+def _background(views: Sequence[Analysis], edit: Edit) -> Touched:
     return Touched(_shows(views[-1], edit.value))
 
 
-_EDITS: Mapping[str, Callable[[Sequence[Analysis], Any], Touched]] = {
+_EDITS: Mapping[str, Callable[[Sequence[Analysis], Edit], Touched]] = {
     "subject_add": _add,
     "subject_remove": _remove,
     "subject_replace": _replace,
@@ -149,8 +149,8 @@ def _shows(view: Analysis, background: str) -> bool:
 
 def read_rule(instruction: str) -> tuple[str, str] | None:
     """('colour', 'teal') or ('material', 'wooden') of a standing rule, from the sentences before its delimiter; None without a rule."""
-    rule, delimiter, _ = instruction.partition(RULE_DELIMITER)
-    words = "".join(letter if letter.isalpha() else " " for letter in rule.lower()).split() if delimiter else []
+    rule, _ = instruction_grammar.split_rule(instruction)
+    words = "".join(letter if letter.isalpha() else " " for letter in rule.lower()).split()
     for attribute, values in (("colour", COLOURS), ("material", MATERIALS)):
         for value in values:
             if value in words:
@@ -165,8 +165,12 @@ def _keeps_rule(rule: tuple[str, str], task_type: str, touched: Touched, before:
     took = [
         seen
         for seen in after.objects
-        if seen.score >= SURE and getattr(seen, attribute) == value and seen not in touched.copies
-        and (was := at_place(before, seen)) is not None and was.kind == seen.kind and getattr(was, attribute) != value
+        if seen.score >= SURE
+        and getattr(seen, attribute) == value
+        and seen not in touched.copies
+        and (was := at_place(before, seen)) is not None
+        and was.kind == seen.kind
+        and getattr(was, attribute) != value
     ]
     return not took and (task_type in RULE_EXEMPT or bool(has) and all(has))
 
@@ -177,7 +181,11 @@ def _hits_its_object(touched: Touched, before: Analysis, after: Analysis) -> boo
         return True
     for was in before.objects:
         now = at_place(after, was)
-        if was.score >= SURE and now not in touched.copies and (now is None or dataclasses.replace(now, box=was.box, score=was.score) != was):
+        if (
+            was.score >= SURE
+            and now not in touched.copies
+            and (now is None or dataclasses.replace(now, box=was.box, score=was.score) != was)
+        ):
             return False
     return True
 
@@ -186,7 +194,9 @@ def _prefix(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
     rule = read_rule(fields["instructions"][0]) if fields["subset"] == "memory" else None
     entries = []
     for t, (task_type, formatted) in enumerate(zip(fields["task_types"], fields["formatted"], strict=True)):
-        edit = instruction_grammar.parse(task_type, formatted)
+        edit = instruction_grammar.parse(formatted, task_type)
+        if edit is None:
+            raise ValueError(f"The prefix judge cannot read edit {t + 1}: {formatted!r} is no {task_type}.")
         touched = _EDITS[task_type](views[: t + 2], edit)
         keeps = True
         if rule:
@@ -209,21 +219,11 @@ def _texts(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
     return json.dumps({"texts": [seen.glyph for seen in readable if seen.glyph]})
 
 
-@dataclasses.dataclass(frozen=True)
-class _Edit:
-    """An edit named by a question's fields."""
-
-    object: str = ""
-    old: str = ""
-    new: str = ""
-    value: str = ""
-
-
 _ANSWERS: Mapping[str, Callable[[Sequence[Analysis], Mapping[str, Any]], str]] = {
     "added": lambda views, fields: _yes(bool(_new(views[0], views[1], fields["object"]))),
-    "replaced": lambda views, fields: _yes(_replace(views, _Edit(**fields)).done),
-    "color": lambda views, fields: _yes(_color(views, _Edit(**fields)).done),
-    "material": lambda views, fields: _yes(_material(views, _Edit(**fields)).done),
+    "replaced": lambda views, fields: _yes(_replace(views, Edit(task_type="subject_replace", **fields)).done),
+    "color": lambda views, fields: _yes(_color(views, Edit(task_type="color_alter", **fields)).done),
+    "material": lambda views, fields: _yes(_material(views, Edit(task_type="material_alter", **fields)).done),
     "background": lambda views, fields: _yes(_shows(views[0], fields["value"])),
     "read_text": _texts,
     "prefix": _prefix,

@@ -97,7 +97,9 @@ def refine_plates(windows: Float[np.ndarray, "n 3 P"], background: Float[np.ndar
     return _refined(fits, tries, windows, lambda look: look)
 
 
-def _colour_fit(target: Float[np.ndarray, "n L 3 P"], shade: Float[np.ndarray, "n L P"], palette: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _colour_fit(
+    target: Float[np.ndarray, "n L 3 P"], shade: Float[np.ndarray, "n L P"], palette: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Residual [n, L] and colour [n, L, 3] of shade times a colour that is free up to TOLERANCE around the palette, and costs beyond it."""
     projected = np.einsum("nlcp,nlp->nlc", target, shade)
     square = np.einsum("nlp,nlp->nl", shade, shade)

@@ -6,12 +6,12 @@ the copy and on the size alone: what no edit touches is pixel-identical before a
 
 Palette (RGB): COLOUR_RGB, BACKGROUND_RGB below. Letters: r = RADIUS * scale * unit (7.6 px at 64 x 64, scale 1), x right, y down from the centre.
     ball   disc of radius r                          box    square of half side 0.88 r, slightly rounded
-    cone   triangle, apex (0, -r), base y = 0.82 r   star   five tips at r, inner corners at 0.5 r, one tip up
+    cone   triangle, apex (0, -r), base y = 0.82 r   star   five tips at r, inner corners at 0.56 r, one tip up
     ring   annulus from 0.38 r to r                  cross  plus sign, arms of length r and half width 0.42 r
     sign   white plate of 16.8 x 18.4 px (at 64 x 64), a 1.4 px frame and the glyph (10 x 14 px) in the ink colour
     text   the same plate with round corners, a thin grey rim instead of the frame, the glyph in the ink colour
 Objects have a rim, about 1 px wide at 64 x 64, in SHADE times their colour. Materials are stripes of the colour itself and of SHADE times it,
-period PERIOD unit (5.5 px at 64 x 64), centred on the object, so the middle of the object is the middle of a bright or dark stripe's edge:
+period PERIOD unit (5.5 px at 64 x 64), centred on the object, so that an edge between dark and bright runs through its middle:
     plastic solid    wooden stripes that run across (tone changes with y)    metal stripes that run down (tone changes with x)    stone checker
 Ink is INK_RGB unless a colour rule gave it one of COLOURS.
 """
@@ -45,7 +45,7 @@ BACKGROUND_RGB = {
     "grass": (136, 158, 118),
     "sky": (164, 192, 216),
     "snow": (222, 227, 234),
-    "night": (40, 42, 62),
+    "night": (62, 65, 96),
     "brick": (152, 120, 110),
 }
 RADIUS = 0.356  # of a unit
@@ -56,10 +56,7 @@ PLATE = (0.431, 0.394)  # of a unit: half height, half width
 FRAME = 0.066  # of a unit
 GLYPH = (0.656, 0.469)  # of a unit: height, width of a glyph
 FONT = {  # 7 rows of 5
-    "A": "01110 10001 10001 11111 10001 10001 10001",
-    "C": "01111 10000 10000 10000 10000 10000 01111",
     "E": "11111 10000 10000 11110 10000 10000 11111",
-    "F": "11111 10000 10000 11110 10000 10000 10000",
     "H": "10001 10001 10001 11111 10001 10001 10001",
     "J": "00011 00001 00001 00001 00001 10001 01110",
     "K": "10001 10010 10100 11000 10100 10010 10001",
@@ -172,7 +169,7 @@ def _star(y, x, radius):
     angle = np.abs(np.mod(np.arctan2(x, -y) + fifth / 2, fifth) - fifth / 2)  # folded onto half a tip; 0 is the tip
     distance = np.sqrt(x * x + y * y)
     along, aside = distance * np.cos(angle), distance * np.sin(angle)
-    inner_along, inner_aside = 0.5 * radius * math.cos(fifth / 2), 0.5 * radius * math.sin(fifth / 2)
+    inner_along, inner_aside = 0.56 * radius * math.cos(fifth / 2), 0.56 * radius * math.sin(fifth / 2)
     edge_along, edge_aside = inner_along - radius, inner_aside
     return ((along - radius) * edge_aside - aside * edge_along) / np.hypot(edge_along, edge_aside)
 
@@ -258,7 +255,7 @@ def _snow(y, x, rng):
 
 
 def _night(y, x, rng):
-    return 34.0 * (rng.random(np.broadcast_shapes(y.shape, x.shape)) < 0.015) + 0.0 * y
+    return 44.0 * (rng.random(np.broadcast_shapes(y.shape, x.shape)) < 0.015) + 0.0 * y
 
 
 def _brick(y, x, rng):

@@ -24,7 +24,7 @@ from editr2_jax.training.train_batch import AdvantageConfig, Credit
 from editr2_jax.training.update import Chunk, Updater
 
 
-class RatioError(ArithmeticError):
+class RatioError(RuntimeError):
     """A fresh rollout does not have ratio one: sampler and loss disagree, and training would learn from the disagreement."""
 
 

@@ -38,9 +38,10 @@ def run(
     config: LoopConfig,
     out: MetricsWriter,
     save: Callable[[TrainState], None],
+    look: Callable[[TrainState], None] = lambda state: None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Trains from state.step to config.steps; returns early, saved, when asked to stop."""
+    """Trains from state.step to config.steps; returns early, saved, when asked to stop. `look` is called after every step's save."""
     for step in range(int(state.step), config.steps):
         started = time.monotonic()
         sessions = next(stream)
@@ -53,6 +54,7 @@ def run(
             out.write(step, metrics | {"time/data_s": waited, "time/step_s": time.monotonic() - started})
         if last or stopping or (step + 1) % config.save_every == 0:
             save(state)
+        look(state)
         if stopping and not last:
             out.say(f"stopped after step {step + 1} of {config.steps}, saved; the same command goes on from here.")
             break

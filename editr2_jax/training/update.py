@@ -25,7 +25,7 @@ from editr2_jax.training.state import TrainState
 from editr2_jax.training.train_batch import Credit
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(FloatingPointError):
     """The loss or a gradient is not a number; the message names step and term."""
 
 

@@ -15,7 +15,8 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 def found(**names):
     """box lists by name; an underscore is a space; a box alone has confidence 0.9."""
-    return {name.replace("_", " "): [item if isinstance(item[0], tuple) else (item, 0.9) for item in boxes] for name, boxes in names.items()}
+    scored = {name: [item if isinstance(item[0], tuple) else (item, 0.9) for item in boxes] for name, boxes in names.items()}
+    return {name.replace("_", " "): boxes for name, boxes in scored.items()}
 
 
 def judge(task_type, formatted, before, after, answers=None, config=None, **turn):

@@ -92,7 +92,7 @@ def test_texts_are_read_and_compared_as_whole_words():
 
 def test_votes_survive_a_minority_of_unreadable_answers():
     answers = ["yes", "eyes", "no", "yes"]
-    read = questions.votes(lambda question: answers[question.vote], Question("background", {"value": "sand"}), count=4, parse=questions.yes_or_no)
+    read = questions.votes(lambda question: answers[question.vote], Question("x", {}), count=4, parse=questions.yes_or_no)
     assert read == [True, False, True]
     with pytest.raises(JudgeFormatError):
         questions.votes(lambda question: "eyes" if question.vote else "yes", Question("x", {}), count=3, parse=questions.yes_or_no)
@@ -118,7 +118,8 @@ def test_every_prompt_names_what_it_asks_about(kind, fields):
 
 
 def test_the_prefix_prompt_shows_the_meaning_only_where_pronouns_are():
-    fields = {"subset": "understanding", "instructions": ("Change its color to red",), "formatted": ("Change the color of [ball] to [red]",)}
+    formatted = "Change the color of [ball] to [red]"
+    fields = {"subset": "understanding", "instructions": ("Change its color to red",), "formatted": (formatted,)}
     assert "[ball]" in Question("prefix", fields).text()
     assert "[ball]" not in Question("prefix", {**fields, "subset": "memory"}).text()
 

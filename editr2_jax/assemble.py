@@ -1,0 +1,225 @@
+"""A locked config and a workdir become objects: the only room that knows every other.
+
+Sections of the config carry the names of the parts' dataclass fields, so a section is its part's settings and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from editr2_jax import presets
+from editr2_jax.data import images, pipeline
+from editr2_jax.data.tokenizer import Tokenizer, train_tiny
+from editr2_jax.flow.kernels import Kernel
+from editr2_jax.models import network as networks
+from editr2_jax.models.bagel import bagel
+from editr2_jax.models.bagel import config as sizes
+from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.lora import LoraConfig
+from editr2_jax.models.network import Network
+from editr2_jax.objectives.image_objective import ImageObjectiveConfig
+from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
+from editr2_jax.objectives.joint_objective import ObjectiveConfig
+from editr2_jax.policies.context import Slots
+from editr2_jax.policies.dialogue import PolicyConfig
+from editr2_jax.policies.image_policy import FlowConfig
+from editr2_jax.porting import bagel_weights
+from editr2_jax.porting import export as porting_export
+from editr2_jax.rewards.base import Features
+from editr2_jax.rewards.content_consistency import ContentConsistency
+from editr2_jax.rewards.global_awareness import GlobalAwareness
+from editr2_jax.rewards.instruction_following import InstructionFollowing
+from editr2_jax.rewards.suite import Suite
+from editr2_jax.rollouts import in_context_cot
+from editr2_jax.rollouts.in_context_cot import IntentPrompt
+from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
+from editr2_jax.runtime import keys
+from editr2_jax.tabletop import perception, world
+from editr2_jax.tabletop.perception_answers import TabletopAnswerer
+
+T = TypeVar("T")
+ASSETS = Path(__file__).parent / "assets"
+
+
+def settings(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
+    """A part's frozen dataclass from its config section; `more` supplies fields that live elsewhere."""
+    names = {field.name for field in dataclasses.fields(cls)} - set(more)
+    if unknown := set(section) - names:
+        raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(names))}.")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}, **more)
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint: a path, or the name of one that ships with the package."""
+    shipped = ASSETS / name
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if shipped.is_dir():
+        return shipped
+    here = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir())) if ASSETS.is_dir() else "none"
+    raise ValueError(f"model.checkpoint: {name!r} is no folder, nor a shipped checkpoint ({here}); give the folder that holds llm_config.json.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model taken apart, with its config and tokenizer."""
+
+    config: sizes.BagelConfig
+    network: Network
+    trainable: nnx.State
+    frozen: nnx.State
+    tokenizer: Tokenizer
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(trainable=self.trainable, frozen=self.frozen)
+
+
+def model(config) -> Model:
+    """Reads the checkpoint (or makes random weights), attaches adapters or marks what full training trains."""
+    folder = checkpoint_folder(config.model.checkpoint)
+    whole = bagel_weights.load_folder(folder, dtype=jnp.dtype(config.model.dtype))
+    whole.decoder.unroll, whole.decoder.remat = config.model.unroll, config.model.remat
+    if config.train == "lora":
+        parts = networks.with_adapter(whole, settings(LoraConfig, config.lora), key=keys.at(config.seed, "adapter"))
+    elif config.train == "full":
+        parts = networks.whole(whole, tuple(config.parts))
+    else:
+        raise ValueError(f"train is {config.train!r}; choose lora or full.")
+    return Model(whole.config, *parts, Tokenizer(folder))
+
+
+def policy(config) -> PolicyConfig:
+    """What sampling and learning agree on."""
+    rollout = config.rollout
+    flow = settings(FlowConfig, rollout.flow, kernel=settings(Kernel, rollout.kernel))
+    return PolicyConfig(flow=flow, temperature=rollout.temperature, slots=settings(Slots, rollout.slots))
+
+
+def player(config, network: Network, *, draws: bool) -> Player:
+    """Compiled play; without `draws` there is no noise and intents are greedy."""
+    rollout = config.rollout
+    own = ("turns", "window_first", "window_last", "reconstruct")
+    made = RolloutConfig(**{name: rollout[name] for name in own}, policy=policy(config), prompt=settings(IntentPrompt, rollout.prompt))
+    return Player(network, made, draws=draws)
+
+
+def objective(config) -> ObjectiveConfig:
+    """The joint objective's settings."""
+    image, intent = config.objective.image, config.objective.intent
+    return ObjectiveConfig(image=settings(ImageObjectiveConfig, image), intent=settings(IntentObjectiveConfig, intent))
+
+
+def buckets(model_config: sizes.BagelConfig) -> images.Buckets:
+    """The sizes that a model works at: its own VAE transform."""
+    rule = model_config.vae_transform
+    return images.Buckets(max_size=rule.max_size, min_size=rule.min_size, stride=rule.stride)
+
+
+class VitFeatures:
+    """The checkpoint's own vision transformer as a feature extractor: no second model for content consistency."""
+
+    def __init__(self, whole: Bagel):
+        graph, state = nnx.split(whole)
+        self._config, self._state = whole.config, state
+        self._features = jax.jit(lambda state, picture: nnx.merge(graph, state).picture_features(picture))
+
+    def embed(self, pictures: Sequence[np.ndarray]) -> Features:
+        """Pictures of any size, resized to the smallest square the ViT works at; `cls` is the mean over patches (SigLIP has none)."""
+        side = self._config.vit.patch * min(self._config.vit_side, 16)
+        same = np.stack([images.fit(picture, (side, side)) for picture in pictures])
+        rows = 1 << (len(same) - 1).bit_length()  # few compiled sizes
+        padded = np.concatenate([same, np.repeat(same[-1:], rows - len(same), axis=0)])
+        patches = np.asarray(self._features(self._state, padded), np.float32)[: len(same)]
+        return Features(cls=patches.mean(axis=(1, 2)), patches=patches)
+
+
+def suite(config, whole: Callable[[], Bagel]) -> Suite:
+    """The rewards in use over the services that stand behind them; `whole` gives the model for its own ViT features."""
+    rewards = config.rewards
+    eyes = perception.Eyes()
+    detectors = {"tabletop": lambda: perception.TabletopDetector(eyes), "none": lambda: None}
+    features = {"tabletop": perception.TabletopFeatures, "vit": lambda: VitFeatures(whole())}
+    answerers = {"tabletop": lambda: TabletopAnswerer(eyes)}
+    detector = _choose("rewards.detector", rewards.detector, detectors)()
+    makers = {
+        "if": lambda: InstructionFollowing(_needed(detector, "if"), _choose("rewards.answerer", rewards.answerer, answerers)()),
+        "cc": lambda: ContentConsistency(_choose("rewards.features", rewards.features, features)(), detector),
+        "ga": lambda: GlobalAwareness(_choose("rewards.answerer", rewards.answerer, answerers)()),
+    }
+    used = [_choose("rewards.use", name, makers)() for name in rewards.use]
+    weights = {name: weight for name, weight in rewards.weights.items() if name in rewards.use}
+    return Suite(used, weights, workers=rewards.workers, max_error_share=rewards.max_error_share)
+
+
+def _needed(detector, reward: str):
+    if detector is None:
+        raise ValueError(f"the reward {reward!r} needs a detector; set rewards.detector, or take {reward!r} out of rewards.use.")
+    return detector
+
+
+def _choose(key: str, name: str, known: Mapping[str, T]) -> T:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ValueError(f"{key}: there is no {name!r}{f', did you mean {near[0]!r}' if near else ''}; choose from {', '.join(sorted(known))}.")
+    return known[name]
+
+
+def data_folder(config, workdir: Path, *, say: Callable[[str], None] = lambda text: None) -> Path:
+    """The session folder of a run: the one it names, or the embedded world, written once below the workdir."""
+    if config.data.path:
+        return Path(config.data.path).expanduser()
+    folder, world_config = workdir / "data", config.tabletop
+    if not (folder / "test_metadata.jsonl").exists():
+        say(f"writing {world_config.train} training and {world_config.test} held-out sessions of the embedded world to {folder}")
+        world.write_folder(
+            folder,
+            counts={"train": world_config.train, "test": world_config.test},
+            seed=world_config.seed,
+            turns=world_config.turns,
+            size=tuple(world_config.size),
+            targets=world_config.targets,
+            workers=world_config.workers,
+        )
+    return folder
+
+
+class First:
+    """The first `count` sessions of a source."""
+
+    def __init__(self, source: pipeline.Source, count: int):
+        self._source, self._count = source, min(count, len(source)) if count else len(source)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int):
+        return self._source[index]
+
+
+def make_checkpoint(folder: Path, *, seed: int) -> str:
+    """A fresh checkpoint of the embedded world's size: a tokenizer that knows the world's words, and random weights; says what it made."""
+    size = sizes.tabletop()
+    prompt = presets.tabletop(presets.edit_r2()).rollout.prompt
+    sentences = [*world.vocabulary_sentences(20000), in_context_cot.answer(""), prompt.system, prompt.question, *map(str, range(10))]
+    beside = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(beside, ignore_errors=True)
+    tokenizer = train_tiny(sentences, size.decoder.vocab, beside)
+    porting_export.write_folder(bagel.create(size, key=keys.at(seed, "model")), beside)
+    given = (tokenizer.bos, tokenizer.eos, tokenizer.vision_start, tokenizer.vision_end)
+    wanted = dataclasses.astuple(size.tokens)
+    if given != wanted:
+        raise RuntimeError(f"the tokenizer's markers are {given}, the model's {wanted}; make SpecialTokens of the size agree with the vocabulary.")
+    beside.rename(folder)
+    return f"{size.decoder.vocab} tokens, random weights from seed {seed}"

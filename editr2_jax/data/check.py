@@ -1,0 +1,124 @@
+"""What is in a session folder: everything wrong with it, and its counts. Plain structures that JSON can hold, and the same as text."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from editr2_jax.data import images, session_source
+from editr2_jax.data.session_source import Kind, Problem
+from editr2_jax.records import TASK_TYPES, Session
+
+
+def check(path: str | Path, *, subset_default: str = "plain", pictures: bool = True) -> dict[str, Any]:
+    """Every problem of every split.
+
+    {"folder", "splits": {name: {"sessions", "problems": [{"file", "line", "kind", "turn", "message"}]}}, "problems": how many in all}.
+    Sessions that are in two splits are a problem too: what is held out must not have been learned. Raises ValueError where `path` is no
+    session folder.
+    """
+    splits: dict[str, Any] = {}
+    home: dict[tuple[str, str], str] = {}
+    for split in session_source.splits(path):
+        sessions, problems = session_source.check(path, split, subset_default=subset_default, pictures=pictures)
+        problems += _shared(sessions, split, home, Path(path))
+        splits[split] = {"sessions": len(sessions), "problems": [_plain(problem) for problem in problems]}
+    return {"folder": str(path), "splits": splits, "problems": sum(len(found["problems"]) for found in splits.values())}
+
+
+def check_text(report: Mapping[str, Any]) -> str:
+    """The report of `check`: a line per problem, then a line per split."""
+    lines = []
+    for found in report["splits"].values():
+        lines += [_sentence(problem) for problem in found["problems"]]
+    for split, found in report["splits"].items():
+        kinds = collections.Counter(problem["kind"] for problem in found["problems"])
+        unloadable = kinds[Kind.RECORD] + kinds[Kind.PICTURE]
+        parts = [f"{split}: {found['sessions']} sessions"]
+        if unloadable:
+            parts.append(f"{unloadable} problem{'s' * (unloadable > 1)} that must be corrected before it loads")
+        if kinds[Kind.INVALID_ANNOTATION]:
+            rows = len({p["line"] for p in found["problems"] if p["kind"] == Kind.INVALID_ANNOTATION})
+            parts.append(f"{rows} with an invalid annotation, left out of training and kept in evaluation")
+        lines.append(", ".join(parts) + (": sound" if len(parts) == 1 else ""))
+    return "\n".join(lines)
+
+
+def stats(path: str | Path, *, subset_default: str = "plain", pictures: bool = True) -> dict[str, Any]:
+    """Counts of every split.
+
+    {"folder", "splits": {name: {"sessions", "turns": {T: sessions}, "subsets": {subset: sessions}, "types": {type: [count per turn]},
+    "background_kept": [per turn], "no_unchanged_object": [per turn], "with_intent", "with_target", "invalid_annotation",
+    "sizes": {"HxW": sessions}}}}. Raises BadSessions where a split does not load.
+    """
+    counted = {}
+    for split in session_source.splits(path):
+        folder = session_source.SessionFolder(path, split, subset_default=subset_default, drop_invalid=False, pictures=pictures)
+        counted[split] = _counts(folder.sessions, len(folder.invalid), pictures)
+    return {"folder": str(path), "splits": counted}
+
+
+def stats_text(report: Mapping[str, Any]) -> str:
+    """The report of `stats` as one table per split."""
+    return "\n\n".join(_split_text(split, counts) for split, counts in report["splits"].items())
+
+
+def _shared(sessions: Iterable[Session], split: str, home: dict[tuple[str, str], str], folder: Path) -> list[Problem]:
+    """Complaints about ids and images that an earlier split has; fills `home`, (field, value) -> split."""
+    problems = []
+    for session in sessions:
+        for field, value in (("image", session.image), ("id", session.id)):
+            first = home.setdefault((field, value), split)
+            if first != split:
+                message = f"{field} {value!r} is also in the split {first}; keep it in one of them."
+                problems.append(Problem(file=str(folder / f"{split}_metadata.jsonl"), line=0, kind=Kind.RECORD, message=message))
+    return problems
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    return {"file": problem.file, "line": problem.line, "kind": str(problem.kind), "turn": problem.turn, "message": problem.message}
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    return str(Problem(**{**problem, "kind": Kind(problem["kind"])}))
+
+
+def _counts(sessions: Sequence[Session], invalid: int, pictures: bool) -> dict[str, Any]:
+    longest = max(len(session.turns) for session in sessions)
+    at = [[session.turns[t] for session in sessions if len(session.turns) > t] for t in range(longest)]  # turns by number
+    sizes = collections.Counter("{}x{}".format(*images.picture_size(session.image)) for session in sessions) if pictures else {}
+    return {
+        "sessions": len(sessions),
+        "turns": _sorted(collections.Counter(len(session.turns) for session in sessions)),
+        "subsets": _sorted(collections.Counter(session.subset for session in sessions)),
+        "types": {kind: [sum(turn.task_type == kind for turn in turns) for turns in at] for kind in TASK_TYPES},
+        "background_kept": [sum(turn.bg_consistency for turn in turns) for turns in at],
+        "no_unchanged_object": [sum(not turn.unchanged_objects for turn in turns) for turns in at],
+        "with_intent": sum(session.turns[0].intent is not None for session in sessions),
+        "with_target": sum(session.turns[0].target is not None for session in sessions),
+        "invalid_annotation": invalid,
+        "sizes": dict(collections.Counter(sizes).most_common()),
+    }
+
+
+def _sorted(counter: collections.Counter) -> dict[str, int]:
+    return {str(name): counter[name] for name in sorted(counter)}
+
+
+def _split_text(split: str, counts: Mapping[str, Any]) -> str:
+    listed = {name: ", ".join(f"{n} x {key}" for key, n in counts[name].items()) for name in ("turns", "subsets", "sizes")}
+    flags = {"background kept": counts["background_kept"], "no unchanged object": counts["no_unchanged_object"]}
+    rows = [*counts["types"].items(), *flags.items()]
+    head = "".join(f"{f'turn {t}':>8}" for t in range(len(counts["background_kept"])))
+    lines = [
+        f"{split}: {counts['sessions']} sessions ({listed['subsets']})",
+        f"  sessions by number of turns: {', '.join(f'{n} of {turns}' for turns, n in counts['turns'].items())}",
+        f"  with ground-truth intents {counts['with_intent']}, with ground-truth pictures {counts['with_target']}, "
+        f"with an invalid annotation {counts['invalid_annotation']}",
+        *([f"  pictures (height x width): {listed['sizes']}"] if counts["sizes"] else []),
+        f"  {'':<20}{head}",
+        *(f"  {name:<20}" + "".join(f"{n:>8}" for n in row) for name, row in rows),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,335 @@
+"""Runs put together: training with its evaluations, and evaluation alone. `cli` parses and calls; what happens is said here.
+
+Everything a run writes lies in its workdir: checkpoints/STEP, metrics.jsonl, sessions/STEP, eval/STEP, report/. The same command again
+goes on from the last checkpoint; an evaluation that is complete is not made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from editr2_jax import assemble
+from editr2_jax.assemble import Model
+from editr2_jax.data import images, pipeline, session_source
+from editr2_jax.evaluation import pictures, report, runner, tables
+from editr2_jax.evaluation.runner import EvaluationConfig
+from editr2_jax.data.tokenizer import FILES as TOKENIZER_FILES
+from editr2_jax.models.bagel import pixels
+from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.network import Network
+from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
+from editr2_jax.objectives.supervised_objective import SupervisedConfig
+from editr2_jax.porting import export as porting_export
+from editr2_jax.records import Sample, Session, Turn
+from editr2_jax.rollouts import collect
+from editr2_jax.rollouts.in_context_cot import IntentPrompt
+from editr2_jax.rollouts.player import Weights
+from editr2_jax.runtime import keys, signals, workdir
+from editr2_jax.runtime.checkpoints import Checkpoints
+from editr2_jax.runtime.metrics import MetricsWriter
+from editr2_jax.training import loop, session_log
+from editr2_jax.training import state as states
+from editr2_jax.training.edit_r2 import EditR2, StepConfig, StepRecord
+from editr2_jax.training.loop import LoopConfig
+from editr2_jax.training.state import OptimizerConfig, TrainState
+from editr2_jax.training.supervised import AutoencoderRecipe, Supervised
+from editr2_jax.training.train_batch import AdvantageConfig
+from editr2_jax.training.update import Updater
+
+Say = Callable[[str], None]
+RECIPES = ("edit_r2", "supervised", "autoencoder")
+RESUMABLE = ("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips")
+
+
+def train(config, directory: Path, *, say: Say) -> str:
+    """Runs a config to its end, or to the signal that stops it; returns one line of result."""
+    if config.recipe not in RECIPES:
+        raise ValueError(f"recipe is {config.recipe!r}; choose one of {', '.join(RECIPES)}.")
+    with workdir.exclusive(directory), signals.stop_flag() as stop_requested:
+        data = assemble.data_folder(config, directory, say=say)
+        model = assemble.model(config)
+        say(told_size(model, config))
+        settings = _loop(config)
+        optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
+        fresh = states.create(model.trainable, optimizer)
+        with Checkpoints(directory / "checkpoints", keep=config.loop.keep) as checkpoints:
+            state = resume(checkpoints, fresh)
+            evaluate = _Evaluations(config, directory, model, data, say) if config.recipe == "edit_r2" else _no_evaluation
+            if int(state.step) == 0:
+                evaluate(state)
+            stream = training_stream(config, model, data, int(state.step))
+            recipe = make_recipe(config, model, optimizer, directory, first_step=int(state.step))
+            save = lambda state: _save(checkpoints, state, config)  # noqa: E731
+            with MetricsWriter(directory, start=int(state.step), total=settings.steps, watch=_WATCHED[config.recipe]) as out:
+                state = loop.run(
+                    state, stream, recipe=recipe, config=settings, out=out, save=save, stop_requested=stop_requested,
+                    look=lambda state: evaluate(state) if _due(config, state) else None,
+                )  # fmt: skip
+            stream.close()
+        finished = int(state.step) == settings.steps
+        if finished:
+            evaluate(state)
+        report.write(directory)
+        return report.result(directory) if finished else f"stopped at step {int(state.step)} of {settings.steps}; the same command goes on."
+
+
+_WATCHED = {
+    "edit_r2": {"reward": "reward/mean", "if": "reward/if/mean", "kept": "filter/kept_turn_2", "loss": "loss/total"},
+    "supervised": {"flow": "supervised/flow", "text": "supervised/text", "tokens": "supervised/token_accuracy"},
+    "autoencoder": {"l1": "autoencoder/l1", "l2": "autoencoder/l2", "kl": "autoencoder/kl"},
+}
+
+
+def _no_evaluation(state: TrainState) -> None:
+    """Supervised recipes are judged by what is trained on top of them."""
+
+
+def _loop(config) -> LoopConfig:
+    section = {name: config.loop[name] for name in ("steps", "save_every", "log_every")}
+    return assemble.settings(LoopConfig, section)
+
+
+def _due(config, state: TrainState) -> bool:
+    every, step = config.evaluate.every, int(state.step)
+    return bool(every) and step % every == 0 and step < config.loop.steps
+
+
+def told_size(model: Model, config) -> str:
+    """One line about the model."""
+    count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
+    learns, frozen = count(model.trainable), count(model.frozen)
+    return f"{config.recipe}: {learns / 1e6:.2f} M parameters learn ({config.train}), {frozen / 1e6:.2f} M are frozen, on {jax.default_backend()}"
+
+
+def training_stream(config, model: Model, data: Path, start: int) -> pipeline.Stream:
+    """The sessions of a run from a step on."""
+    source = session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid)
+    return pipeline.stream(
+        source,
+        seed=config.seed,
+        groups_per_step=config.data.sessions,
+        group_size=config.data.group,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        start_step=start,
+        shuffle=config.data.shuffle,
+        buckets=assemble.buckets(model.config),
+        targets=config.recipe != "edit_r2",
+    )
+
+
+def make_recipe(config, model: Model, optimizer, directory: Path, *, first_step: int) -> loop.Recipe:
+    """What happens in a step of this config."""
+    if config.recipe == "autoencoder":
+        settings = assemble.settings(AutoencoderConfig, config.autoencoder)
+        return AutoencoderRecipe(model.network, model.frozen, optimizer=optimizer, config=settings, seed=config.seed)
+    policy = assemble.policy(config)
+    if config.recipe == "supervised":
+        return Supervised(
+            model.network,
+            model.frozen,
+            optimizer=optimizer,
+            config=assemble.settings(SupervisedConfig, config.supervised),
+            slots=policy.slots,
+            prompt=assemble.settings(IntentPrompt, config.rollout.prompt),
+            tokenizer=model.tokenizer,
+            seed=config.seed,
+        )
+    return EditR2(
+        player=assemble.player(config, model.network, draws=True),
+        updater=Updater(model.network, assemble.objective(config), policy, optimizer),
+        suite=assemble.suite(config, lambda: merged(model.network, model.weights)),
+        tokenizer=model.tokenizer,
+        frozen=model.frozen,
+        seed=config.seed,
+        advantage=assemble.settings(AdvantageConfig, config.advantage),
+        config=assemble.settings(StepConfig, config.step),
+        record=lambda record: _record(config, directory, record),
+        first_step=first_step,
+    )
+
+
+def _record(config, directory: Path, record: StepRecord) -> None:
+    """Keeps a few groups of some steps for the inspector."""
+    if record.step % config.loop.record_every == 0 or record.step + 1 == config.loop.steps:
+        folder = directory / "sessions" / str(record.step)
+        session_log.write(folder, record.step, record.rollouts[0], record.scores[0], record.credits[0], groups=config.loop.record_groups)
+
+
+def merged(network: Network, weights: Weights):
+    """The model with its weights in it."""
+    return network.policy(weights.trainable, weights.frozen)
+
+
+# Checkpoints ---------------------------------------------------------------------------------------------------------------------
+
+
+def arrays_of(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds, as plain dicts and tuples."""
+    return {"trainable": nnx.to_pure_dict(state.trainable), "moments": jax.tree.leaves(state.moments), "step": state.step}
+
+
+def resume(checkpoints: Checkpoints, fresh: TrainState) -> TrainState:
+    """The last saved state, or the fresh one where nothing has been saved. Raises ValueError for a checkpoint of another model."""
+    if checkpoints.latest_step() is None:
+        return fresh
+    arrays, _ = checkpoints.restore(arrays_of(fresh))
+    trainable = nnx.merge_state(fresh.trainable)
+    nnx.replace_by_pure_dict(trainable, arrays["trainable"])
+    moments = jax.tree.unflatten(jax.tree.structure(fresh.moments), arrays["moments"])
+    return TrainState(trainable=trainable, moments=moments, step=arrays["step"])
+
+
+def _save(checkpoints: Checkpoints, state: TrainState, config) -> None:
+    """The state, and where the run stands: data position and random streams are functions of seed and step."""
+    step = int(state.step)
+    if checkpoints.latest_step() != step:
+        checkpoints.save(step, arrays_of(state), {"step": step, "seed": config.seed, "next_index": step * config.data.sessions})
+
+
+# Evaluation ----------------------------------------------------------------------------------------------------------------------
+
+
+class _Evaluations:
+    """Held-out play of a run, into eval/STEP; compiled once for all of them."""
+
+    def __init__(self, config, directory: Path, model: Model, data: Path, say: Say):
+        self._config, self._directory, self._model, self._say = config, directory, model, say
+        self._settings = assemble.settings(EvaluationConfig, config.evaluate)
+        self._player = assemble.player(config, model.network, draws=False)
+        source = session_source.SessionFolder(data, "test", drop_invalid=True)
+        self._source = assemble.First(source, self._settings.sessions)
+
+    def __call__(self, state: TrainState) -> dict[str, Any] | None:
+        folder = self._directory / "eval" / str(int(state.step))
+        if (folder / tables.SUMMARY).exists():
+            return None
+        weights = Weights(trainable=state.trainable, frozen=self._model.frozen)
+        with assemble.suite(self._config, lambda: merged(self._model.network, weights)) as suite:
+            outcome = runner.play(
+                self._player,
+                weights,
+                pipeline.once(self._source, batch_size=min(self._settings.rows, len(self._source)), buckets=assemble.buckets(self._model.config)),
+                suite=suite,
+                tokenizer=self._model.tokenizer,
+                seed=self._config.seed,
+                config=self._settings,
+                progress=lambda done: self._say(f"evaluate step {int(state.step)}: {done} of {len(self._source)} held-out sessions"),
+            )
+        summary = runner.write(folder, outcome)
+        self._say(f"held-out reward at step {int(state.step)}: {tables.cell_text(summary['reward'])}")
+        return summary
+
+
+def evaluate(config, directory: Path, *, checkpoints_of: Path | None, say: Say) -> dict[str, Any] | None:
+    """Plays the held-out split with the last checkpoint of a run (or the untrained model) and writes eval/STEP."""
+    model = assemble.model(config)
+    data = assemble.data_folder(config, directory, say=say)
+    if checkpoints_of is None:
+        state = states.create(model.trainable, assemble.settings(OptimizerConfig, config.optimizer).build())
+    else:
+        state = last_state(config, model, checkpoints_of)
+    summary = _Evaluations(config, directory, model, data, say)(state)
+    report.write(directory)
+    return summary
+
+
+# By hand -------------------------------------------------------------------------------------------------------------------------
+
+
+def edit(
+    config, *, image: str, instructions: Sequence[str], out: Path, run: Path | None, checkpoint: str | None, seed: int
+) -> list[str]:
+    """Plays one session over a picture file and writes its pictures, intents and a strip; returns a line per turn."""
+    if empty := [i for i, text in enumerate(instructions) if not text.strip()]:
+        raise ValueError(f"instruction {empty[0]} is empty; say what to edit.")
+    with config.unlocked():
+        config.rollout.turns = len(instructions)
+        config.model.checkpoint = checkpoint or config.model.checkpoint
+    folder = workdir.writable(out)
+    model = assemble.model(config)
+    weights = model.weights if run is None else Weights(trainable=last_state(config, model, run).trainable, frozen=model.frozen)
+    picture = images.read_picture(image)
+    picture = images.fit(picture, assemble.buckets(model.config).choose(*picture.shape[:2]))
+    sample = Sample(session=by_hand(image, instructions), picture=picture)
+    player = assemble.player(config, model.network, draws=False)
+    rollout = collect.play(player, weights, [sample], key=keys.at(seed, "edit"), tokenizer=model.tokenizer)
+    lines, turns = [], []
+    for t, (output, text) in enumerate(zip(rollout.pictures[0], instructions, strict=True)):
+        pictures.save(folder / f"turn_{t}.png", output)
+        intent = rollout.intents[0][t]
+        turns.append({"instruction": text, "intent": intent, "answer": rollout.answers[0][t], "picture": f"turn_{t}.png"})
+        lines.append(f"turn {t}: {text}" + (f"  ->  {intent}" if intent else "") + f"  ({folder / f'turn_{t}.png'})")
+    pictures.save(folder / "strip.png", np.concatenate([picture, *rollout.pictures[0]], axis=1))
+    workdir.write_json(folder / "session.json", {"image": str(image), "seed": seed, "turns": turns})
+    return lines
+
+
+def by_hand(image: str, instructions: Sequence[str]) -> Session:
+    """A session without annotation: to be played, not to be scored."""
+    turns = tuple(
+        Turn(
+            instruction=text, formatted_instruction=text, task_type="", bg_consistency=True,
+            unchanged_objects=(), available_objects=(), all_objects=(),
+        )
+        for text in instructions
+    )  # fmt: skip
+    return Session(id=Path(image).stem, image=str(image), turns=turns)
+
+
+def last_state(config, model: Model, run: Path) -> TrainState:
+    """The last checkpoint of a run; raises ValueError where it has none."""
+    optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
+    with Checkpoints(run / "checkpoints", keep=config.loop.keep) as checkpoints:
+        if checkpoints.latest_step() is None:
+            raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
+        return resume(checkpoints, states.create(model.trainable, optimizer))
+
+
+# Out again -----------------------------------------------------------------------------------------------------------------------
+
+
+def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | None = None) -> str:
+    """Writes the last checkpoint of a run as a PyTorch folder: whole (adapters folded in, tokenizer beside it) or the adapter alone."""
+    model = assemble.model(config)
+    state = last_state(config, model, run)
+    whole = merged(model.network, Weights(trainable=state.trainable, frozen=model.frozen))
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: is not empty; choose another --out, nothing is overwritten.")
+    if adapter:
+        porting_export.write_adapter(whole, out)
+        return f"adapter of step {int(state.step)} in {out}"
+    if config.recipe == "autoencoder":
+        whole = calibrated(whole, config, assemble.data_folder(config, run))
+    if dtype is not None:
+        cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+        nnx.update(whole, jax.tree.map(cast, nnx.state(whole)))
+    porting_export.write_folder(whole, out)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(assemble.checkpoint_folder(config.model.checkpoint) / name, out / name)
+    return f"step {int(state.step)} of {run} in {out}"
+
+
+def calibrated(whole: Bagel, config, data: Path, *, sessions: int = 256) -> Bagel:
+    """The model with the scale and shift that give its latents mean 0 and spread 1 over the pictures of some sessions."""
+    source = assemble.First(session_source.SessionFolder(data, "train"), sessions)
+    pictures = np.stack([read(path) for session, read in map(source.__getitem__, range(len(source))) for path in _paths(session)])
+    graph, state = nnx.split(whole)
+    mean = jax.jit(lambda state, x: nnx.merge(graph, state).vae.moments(pixels.normalise(x))[0])
+    latents = np.concatenate([np.asarray(mean(state, batch)) for batch in np.array_split(pictures, max(len(pictures) // 128, 1))])
+    vae = dataclasses.replace(whole.config.vae, scale=float(1 / latents.std()), shift=float(latents.mean()))
+    whole.config = dataclasses.replace(whole.config, vae=vae)
+    return whole
+
+
+def _paths(session: Session) -> list[str]:
+    return [session.image, *(turn.target for turn in session.turns if turn.target)]
