@@ -14,7 +14,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["editr2_jax", "editr2_jax.*"]),
-    package_data={"editr2_jax": ["assets/**/*"]},
+    package_data={"editr2_jax": ["assets/**/*", "evaluation/report_assets/*"]},
     entry_points={"console_scripts": ["editr2 = editr2_jax.cli.main:main"]},
     install_requires=[  # the lower bounds are the versions that the tests run with
         "absl-py>=2.5.1",
@@ -31,7 +31,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow>=13.0.0",
-        "safetensors>=0.8.0",
+        "scipy>=1.17.1",
         "tensorflow-datasets>=4.9.10",
         "tokenizers>=0.23.3",
         "transformers>=5.23.0",

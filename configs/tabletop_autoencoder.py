@@ -7,10 +7,11 @@ Run by launch/tiny_base.sh, which makes the folder that model.checkpoint names f
 from editr2_jax import presets
 
 
-def get_config(variant: str = "accelerator"):
+def get_config(variant: str = "laptop"):
     config = presets.autoencoder()
-    config.data.sessions = 96  # 384 pictures a step
-    config.tabletop.update(train=64000, test=64, workers=16)
-    config.optimizer.update(learning_rate=1e-3, weight_decay=0.0, warmup_steps=200, decay_steps=12000)
-    config.loop.update(steps=12000, save_every=3000, log_every=200, keep=1)
-    return presets.on(config, variant, {"accelerator": {}, "laptop": {"data.sessions": 8, "tabletop.train": 8000, "tabletop.workers": 2}})
+    config.data.sessions = 2  # 8 pictures a step
+    config.tabletop.update(train=6000, test=64)
+    config.optimizer.update(learning_rate=1e-3, weight_decay=0.0, warmup_steps=100, decay_steps=2200)
+    config.loop.update(steps=2200, save_every=200, log_every=20, keep=1)
+    accelerator = {"data.sessions": 96, "tabletop.train": 64000, "tabletop.workers": 16, "loop.steps": 12000, "optimizer.decay_steps": 12000}
+    return presets.on(config, variant, {"laptop": {}, "accelerator": accelerator})

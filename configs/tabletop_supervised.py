@@ -7,11 +7,11 @@ Run by launch/tiny_base.sh after stage 1:
 from editr2_jax import presets
 
 
-def get_config(variant: str = "accelerator"):
+def get_config(variant: str = "laptop"):
     config = presets.tabletop(presets.supervised())
-    config.data.sessions = 256
-    config.tabletop.update(train=64000, test=64, workers=16)
+    config.data.sessions = 8
     config.supervised.update(draws=4)
-    config.optimizer.update(learning_rate=1.5e-3, weight_decay=0.01, warmup_steps=500, decay_steps=16000)
-    config.loop.update(steps=16000, save_every=2000, log_every=100, keep=1)
-    return presets.on(config, variant, {"accelerator": {}, "laptop": {"data.sessions": 16, "tabletop.train": 8000, "tabletop.workers": 2}})
+    config.optimizer.update(learning_rate=2e-3, weight_decay=0.01, warmup_steps=100, decay_steps=6000)
+    config.loop.update(steps=6000, save_every=250, log_every=10, keep=1)
+    accelerator = {"data.sessions": 256, "loop.steps": 16000, "optimizer.decay_steps": 16000}
+    return presets.on(config, variant, {"laptop": {}, "accelerator": accelerator})

@@ -36,7 +36,7 @@ from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import bagel_weights
 from editr2_jax.porting import export as porting_export
 from editr2_jax.rewards.base import Features
-from editr2_jax.rewards.content_consistency import ContentConsistency
+from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
 from editr2_jax.rewards.global_awareness import GlobalAwareness
 from editr2_jax.rewards.instruction_following import InstructionFollowing
 from editr2_jax.rewards.suite import Suite
@@ -97,7 +97,19 @@ def model(config) -> Model:
         parts = networks.whole(whole, tuple(config.parts))
     else:
         raise ValueError(f"train is {config.train!r}; choose lora or full.")
-    return Model(whole.config, *parts, Tokenizer(folder))
+    return Model(whole.config, *parts, matching_tokenizer(folder, whole.config))
+
+
+def matching_tokenizer(folder: Path, config: sizes.BagelConfig) -> Tokenizer:
+    """The folder's tokenizer. Raises ValueError when its markers are not the ones that the model was configured with."""
+    tokenizer = Tokenizer(folder)
+    given = (tokenizer.bos, tokenizer.eos, tokenizer.vision_start, tokenizer.vision_end)
+    if given != dataclasses.astuple(config.tokens):
+        raise ValueError(
+            f"{folder}: the tokenizer's markers (begin, end, picture start and end) are {given}, the model's {dataclasses.astuple(config.tokens)}; "
+            "take tokenizer and weights from one checkpoint."
+        )
+    return tokenizer
 
 
 def policy(config) -> PolicyConfig:
@@ -107,12 +119,35 @@ def policy(config) -> PolicyConfig:
     return PolicyConfig(flow=flow, temperature=rollout.temperature, slots=settings(Slots, rollout.slots))
 
 
-def player(config, network: Network, *, draws: bool) -> Player:
-    """Compiled play; without `draws` there is no noise and intents are greedy."""
-    rollout = config.rollout
-    own = ("turns", "window_first", "window_last", "reconstruct")
-    made = RolloutConfig(**{name: rollout[name] for name in own}, policy=policy(config), prompt=settings(IntentPrompt, rollout.prompt))
-    return Player(network, made, draws=draws)
+def rollout(config) -> RolloutConfig:
+    """How sessions are played."""
+    section = config.rollout
+    own = {name: section[name] for name in ("turns", "window_first", "window_last", "reconstruct")}
+    return RolloutConfig(**own, policy=policy(config), prompt=settings(IntentPrompt, section.prompt))
+
+
+def player(config, network: Network) -> Player:
+    """Compiled play; `.quiet()` is without noise."""
+    return Player(network, rollout(config))
+
+
+def refuse_contradictions(config) -> None:
+    """Raises ValueError where two sections of a config cannot both hold: at once, not when the first step comes."""
+    image, advantage, group, rows = config.objective.image, config.advantage, config.data.group, config.step.rows
+    if group > rows:
+        raise ValueError(
+            f"data.group is {group} but step.rows is {rows}, and a group is never cut; set step.rows to a multiple of the group size."
+        )
+    if advantage.filter != "off" and advantage.filter_reward not in config.rewards.use:
+        raise ValueError(
+            f"advantage.filter is {advantage.filter!r} but the reward it looks at, {advantage.filter_reward!r}, is not in rewards.use; "
+            "add it there or set advantage.filter=off."
+        )
+    if config.train == "full" and image.weight and image.kl_weight:
+        raise ValueError(
+            f"objective.image.kl_weight is {image.kl_weight} but train is 'full', which keeps no reference to compare with; "
+            "set objective.image.kl_weight=0 or train=lora."
+        )
 
 
 def objective(config) -> ObjectiveConfig:
@@ -155,7 +190,9 @@ def suite(config, whole: Callable[[], Bagel]) -> Suite:
     detector = _choose("rewards.detector", rewards.detector, detectors)()
     makers = {
         "if": lambda: InstructionFollowing(_needed(detector, "if"), _choose("rewards.answerer", rewards.answerer, answerers)()),
-        "cc": lambda: ContentConsistency(_choose("rewards.features", rewards.features, features)(), detector),
+        "cc": lambda: ContentConsistency(
+            _choose("rewards.features", rewards.features, features)(), detector, config=ContentConsistencyConfig(inset=rewards.inset)
+        ),
         "ga": lambda: GlobalAwareness(_choose("rewards.answerer", rewards.answerer, answerers)()),
     }
     used = [_choose("rewards.use", name, makers)() for name in rewards.use]
@@ -183,15 +220,15 @@ def data_folder(config, workdir: Path, *, say: Callable[[str], None] = lambda te
     folder, world_config = workdir / "data", config.tabletop
     if not (folder / "test_metadata.jsonl").exists():
         say(f"writing {world_config.train} training and {world_config.test} held-out sessions of the embedded world to {folder}")
-        world.write_folder(
-            folder,
-            counts={"train": world_config.train, "test": world_config.test},
-            seed=world_config.seed,
-            turns=world_config.turns,
-            size=tuple(world_config.size),
-            targets=world_config.targets,
-            workers=world_config.workers,
-        )
+    world.write_folder(  # keeps what is there already, and refuses it if it is another world's
+        folder,
+        counts={"train": world_config.train, "test": world_config.test},
+        seed=world_config.seed,
+        turns=world_config.turns,
+        size=tuple(world_config.size),
+        targets=world_config.targets,
+        workers=world_config.workers,
+    )
     return folder
 
 
@@ -212,14 +249,17 @@ def make_checkpoint(folder: Path, *, seed: int) -> str:
     """A fresh checkpoint of the embedded world's size: a tokenizer that knows the world's words, and random weights; says what it made."""
     size = sizes.tabletop()
     prompt = presets.tabletop(presets.edit_r2()).rollout.prompt
-    sentences = [*world.vocabulary_sentences(20000), in_context_cot.answer(""), prompt.system, prompt.question, *map(str, range(10))]
+    words = world.vocabulary_sentences(20000)
+    framed = [in_context_cot.answer(text) for text in words]  # so that the tags around an answer become few tokens
+    asked = [f"{prompt.system} {prompt.question} " + " ".join(f"{number}." for number in range(10))] * 2000
+    sentences = [*words, *framed, *asked]
     beside = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(beside, ignore_errors=True)
-    tokenizer = train_tiny(sentences, size.decoder.vocab, beside)
-    porting_export.write_folder(bagel.create(size, key=keys.at(seed, "model")), beside)
-    given = (tokenizer.bos, tokenizer.eos, tokenizer.vision_start, tokenizer.vision_end)
-    wanted = dataclasses.astuple(size.tokens)
-    if given != wanted:
-        raise RuntimeError(f"the tokenizer's markers are {given}, the model's {wanted}; make SpecialTokens of the size agree with the vocabulary.")
+    train_tiny(sentences, size.decoder.vocab, beside)
+    matching_tokenizer(beside, size)
+    fresh = bagel.create(size, key=keys.at(seed, "model"))
+    bias = fresh.vae.encoder.leave.b  # of mean and log variance: latents start almost without noise, which would hide them at first
+    bias[...] = bias[...].at[size.vae.latent_channels :].set(-8.0)
+    porting_export.write_folder(fresh, beside)
     beside.rename(folder)
     return f"{size.decoder.vocab} tokens, random weights from seed {seed}"

@@ -32,7 +32,7 @@ from editr2_jax.porting import export as porting_export
 from editr2_jax.records import Sample, Session, Turn
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
-from editr2_jax.rollouts.player import Weights
+from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys, signals, workdir
 from editr2_jax.runtime.checkpoints import Checkpoints
 from editr2_jax.runtime.metrics import MetricsWriter
@@ -54,20 +54,23 @@ def train(config, directory: Path, *, say: Say) -> str:
     """Runs a config to its end, or to the signal that stops it; returns one line of result."""
     if config.recipe not in RECIPES:
         raise ValueError(f"recipe is {config.recipe!r}; choose one of {', '.join(RECIPES)}.")
+    if config.recipe == "edit_r2":
+        assemble.refuse_contradictions(config)
     with workdir.exclusive(directory), signals.stop_flag() as stop_requested:
-        data = assemble.data_folder(config, directory, say=say)
         model = assemble.model(config)
+        data = assemble.data_folder(config, directory, say=say)
         say(told_size(model, config))
         settings = _loop(config)
         optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
         fresh = states.create(model.trainable, optimizer)
         with Checkpoints(directory / "checkpoints", keep=config.loop.keep) as checkpoints:
             state = resume(checkpoints, fresh)
-            evaluate = _Evaluations(config, directory, model, data, say) if config.recipe == "edit_r2" else _no_evaluation
-            if int(state.step) == 0:
-                evaluate(state)
+            player = assemble.player(config, model.network)
             stream = training_stream(config, model, data, int(state.step))
-            recipe = make_recipe(config, model, optimizer, directory, first_step=int(state.step))
+            recipe = make_recipe(config, model, player, optimizer, directory, first_step=int(state.step))
+            evaluate = _evaluations(config, directory, model, player, data, say)
+            if int(state.step) == 0 or _due(config, state):
+                evaluate(state)
             save = lambda state: _save(checkpoints, state, config)  # noqa: E731
             with MetricsWriter(directory, start=int(state.step), total=settings.steps, watch=_WATCHED[config.recipe]) as out:
                 state = loop.run(
@@ -75,7 +78,7 @@ def train(config, directory: Path, *, say: Say) -> str:
                     look=lambda state: evaluate(state) if _due(config, state) else None,
                 )  # fmt: skip
             stream.close()
-        finished = int(state.step) == settings.steps
+        finished = int(state.step) >= settings.steps
         if finished:
             evaluate(state)
         report.write(directory)
@@ -89,8 +92,13 @@ _WATCHED = {
 }
 
 
-def _no_evaluation(state: TrainState) -> None:
-    """Supervised recipes are judged by what is trained on top of them."""
+def _evaluations(config, directory: Path, model: Model, player: Player, data: Path, say: Say) -> Callable[[TrainState], Any]:
+    """Held-out play for Edit-R2 on data with a test split; supervised recipes are judged by what is trained on top of them."""
+    if config.recipe == "edit_r2" and "test" in session_source.splits(data):
+        return _Evaluations(config, directory, model, player.quiet(), data, say)
+    if config.recipe == "edit_r2":
+        say(f"{data} has no test split, so there is nothing to evaluate on.")
+    return lambda state: None
 
 
 def _loop(config) -> LoopConfig:
@@ -113,8 +121,10 @@ def told_size(model: Model, config) -> str:
 def training_stream(config, model: Model, data: Path, start: int) -> pipeline.Stream:
     """The sessions of a run from a step on."""
     source = session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid)
+    if config.recipe == "edit_r2":
+        collect.refuse_long(source.sessions, assemble.rollout(config), model.tokenizer)
     return pipeline.stream(
-        source,
+        pipeline.Remembered(source) if config.data.remember else source,
         seed=config.seed,
         groups_per_step=config.data.sessions,
         group_size=config.data.group,
@@ -127,7 +137,7 @@ def training_stream(config, model: Model, data: Path, start: int) -> pipeline.St
     )
 
 
-def make_recipe(config, model: Model, optimizer, directory: Path, *, first_step: int) -> loop.Recipe:
+def make_recipe(config, model: Model, player: Player, optimizer, directory: Path, *, first_step: int) -> loop.Recipe:
     """What happens in a step of this config."""
     if config.recipe == "autoencoder":
         settings = assemble.settings(AutoencoderConfig, config.autoencoder)
@@ -145,7 +155,7 @@ def make_recipe(config, model: Model, optimizer, directory: Path, *, first_step:
             seed=config.seed,
         )
     return EditR2(
-        player=assemble.player(config, model.network, draws=True),
+        player=player,
         updater=Updater(model.network, assemble.objective(config), policy, optimizer),
         suite=assemble.suite(config, lambda: merged(model.network, model.weights)),
         tokenizer=model.tokenizer,
@@ -202,11 +212,12 @@ def _save(checkpoints: Checkpoints, state: TrainState, config) -> None:
 class _Evaluations:
     """Held-out play of a run, into eval/STEP; compiled once for all of them."""
 
-    def __init__(self, config, directory: Path, model: Model, data: Path, say: Say):
+    def __init__(self, config, directory: Path, model: Model, player: Player, data: Path, say: Say):
         self._config, self._directory, self._model, self._say = config, directory, model, say
         self._settings = assemble.settings(EvaluationConfig, config.evaluate)
-        self._player = assemble.player(config, model.network, draws=False)
+        self._player = player
         source = session_source.SessionFolder(data, "test", drop_invalid=True)
+        collect.refuse_long(source.sessions, player.config, model.tokenizer)
         self._source = assemble.First(source, self._settings.sessions)
 
     def __call__(self, state: TrainState) -> dict[str, Any] | None:
@@ -238,7 +249,7 @@ def evaluate(config, directory: Path, *, checkpoints_of: Path | None, say: Say) 
         state = states.create(model.trainable, assemble.settings(OptimizerConfig, config.optimizer).build())
     else:
         state = last_state(config, model, checkpoints_of)
-    summary = _Evaluations(config, directory, model, data, say)(state)
+    summary = _Evaluations(config, directory, model, assemble.player(config, model.network).quiet(), data, say)(state)
     report.write(directory)
     return summary
 
@@ -255,13 +266,13 @@ def edit(
     with config.unlocked():
         config.rollout.turns = len(instructions)
         config.model.checkpoint = checkpoint or config.model.checkpoint
-    folder = workdir.writable(out)
+    picture, folder = images.read_picture(image), workdir.writable(out, flag="--out")
     model = assemble.model(config)
     weights = model.weights if run is None else Weights(trainable=last_state(config, model, run).trainable, frozen=model.frozen)
-    picture = images.read_picture(image)
     picture = images.fit(picture, assemble.buckets(model.config).choose(*picture.shape[:2]))
     sample = Sample(session=by_hand(image, instructions), picture=picture)
-    player = assemble.player(config, model.network, draws=False)
+    player = assemble.player(config, model.network).quiet()
+    collect.refuse_long([sample.session], player.config, model.tokenizer)
     rollout = collect.play(player, weights, [sample], key=keys.at(seed, "edit"), tokenizer=model.tokenizer)
     lines, turns = [], []
     for t, (output, text) in enumerate(zip(rollout.pictures[0], instructions, strict=True)):
@@ -289,7 +300,7 @@ def by_hand(image: str, instructions: Sequence[str]) -> Session:
 def last_state(config, model: Model, run: Path) -> TrainState:
     """The last checkpoint of a run; raises ValueError where it has none."""
     optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
-    with Checkpoints(run / "checkpoints", keep=config.loop.keep) as checkpoints:
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
         return resume(checkpoints, states.create(model.trainable, optimizer))

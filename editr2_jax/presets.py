@@ -48,6 +48,7 @@ def edit_r2() -> ConfigDict:
                 "group": 8,  # G rollouts of each
                 "shuffle": True,
                 "drop_invalid": True,
+                "remember": False,  # keep decoded pictures in memory: worth it for small ones
             },
             "tabletop": {"train": 2048, "test": 512, "turns": 3, "size": (64, 64), "seed": 0, "targets": False, "workers": 2},
             "rollout": {
@@ -67,6 +68,7 @@ def edit_r2() -> ConfigDict:
                 "detector": "tabletop",  # or "none": the whole picture counts as background
                 "features": "tabletop",  # or "vit": the checkpoint's own
                 "answerer": "tabletop",
+                "inset": 0.2,  # of a box's side, cut off once the background may change; the reference has 0
                 "workers": 2,
                 "max_error_share": 0.05,
             },
@@ -85,9 +87,10 @@ def edit_r2() -> ConfigDict:
 def tabletop(config: ConfigDict) -> ConfigDict:
     """What suits the shipped tiny base: short questions in the words it knows, few denoising steps, mild guidance."""
     config.rollout.prompt.update(system="Resolve.", question="{history} Now: {instruction}", entry="{number}. {instruction}")
-    config.rollout.slots.update(instruction=40, system=8, question=96, intent=32)
+    config.rollout.slots.update(instruction=72, later=36, system=6, question=124, intent=24)
     config.rollout.flow.update(grid_points=9, text_scale=2.0, image_scale=1.0)
     config.rollout.window_last = 4
+    config.data.remember = True
     return config
 
 
@@ -118,6 +121,7 @@ def autoencoder() -> ConfigDict:
     """The autoencoder on the pictures of ground-truth sessions."""
     config = supervised()
     config.recipe, config.parts = "autoencoder", ("vae",)
+    config.data.remember = True
     return config
 
 

@@ -123,11 +123,12 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 def claim_workdir(workdir: str, config: ConfigDict, *, may_change: Iterable[str] = ()) -> Path:
     """Make the workdir if needed and write config.json and versions.json, or check that they are of this config; the absolute path.
 
-    may_change: dotted names in which a resumed run may differ. Raises ValueError for a folder that is not writable or belongs to another
-    config.
+    may_change: dotted names in which a resumed run may differ. Raises ValueError for a folder that is not writable, belongs to another
+    config, or is being written into.
     """
     path = workdirs.writable(workdir)
-    workdirs.claim(path, plain(config), may_change=tuple(may_change))
+    with workdirs.exclusive(path):  # another process may be at work here under the config that stands there
+        workdirs.claim(path, plain(config), may_change=tuple(may_change))
     return path
 
 

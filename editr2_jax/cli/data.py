@@ -37,8 +37,6 @@ def _stats(argv: list[str]) -> int:
 
 def _make(argv: list[str]) -> int:
     """write the embedded tabletop world as a session folder: pictures, instructions, ground truth"""
-    from editr2_jax.tabletop import world
-
     parser = common.Parser("data make", _make.__doc__)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--train", type=int, default=2048, metavar="N", help="training sessions (default: 2048)")
@@ -47,12 +45,13 @@ def _make(argv: list[str]) -> int:
     parser.add_argument("--turns", type=int, default=3, help="of every session (default: 3)")
     parser.add_argument("--size", type=_size, default=(64, 64), metavar="HxW", help="pixels of every picture (default: 64x64)")
     parser.add_argument("--targets", action="store_true", help="also write the ground-truth picture after every turn")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw (default: 1)")
+    parser.add_argument("--subset", choices=SUBSETS, help="sessions of this subset alone (default: all three by turns)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw (default: 0, none but this one)")
     args = parser.parse(argv)
-    counts = {"train": args.train, "test": args.test}
-    world.write_folder(
-        Path(args.out), counts=counts, seed=args.seed, turns=args.turns, size=args.size, targets=args.targets, workers=args.workers
-    )
+    from editr2_jax.tabletop import world
+
+    settings = {name: getattr(args, name) for name in ("seed", "turns", "subset", "size", "targets", "workers")}
+    world.write_folder(Path(args.out), {"train": args.train, "test": args.test}, **settings)
     print(f"{args.out}: {args.train} training and {args.test} held-out sessions of the embedded world")
     return 0
 

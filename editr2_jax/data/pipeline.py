@@ -30,6 +30,26 @@ class Source(Protocol):
         ...
 
 
+class Remembered:
+    """A source that decodes every picture once and keeps it: for small pictures that come again in every epoch."""
+
+    def __init__(self, source: Source):
+        self._source, self._pictures = source, {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[Session, Callable[[str], np.ndarray]]:
+        session, read = self._source[index]
+
+        def remember(path: str) -> np.ndarray:
+            if path not in self._pictures:
+                self._pictures[path] = read(path)  # two threads may both decode it; the result is the same
+            return self._pictures[path]
+
+        return session, remember
+
+
 class Stream(Iterator[list[Sample]]):
     """Steps without end, made by `stream`. `step` is the number of the step that comes next, and all there is to resume from."""
 

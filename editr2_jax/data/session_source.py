@@ -269,8 +269,11 @@ def _parse_json(text: bytes | None, bad: _Complaints) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(text.decode("utf-8-sig"), parse_constant=constant, object_pairs_hook=once)
+        json.dumps(record, ensure_ascii=False).encode()  # an escape such as \ud800 alone is no character
     except UnicodeDecodeError as error:
         bad(f"not UTF-8 at byte {error.start}; save the file as UTF-8.")
+    except UnicodeEncodeError:
+        bad("not text: it has half of a surrogate pair, such as \\ud800; write the character itself.")
     except RecursionError:
         bad("not a session: JSON nested too deep.")
     except json.JSONDecodeError as error:

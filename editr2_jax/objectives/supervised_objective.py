@@ -32,6 +32,7 @@ class SupervisedConfig:
     drop_instruction: float = 0.1  # share of draws without the instruction
     drop_pictures: float = 0.125  # share of rows that also learn to draw from instructions alone
     text_weight: float = 0.2
+    text_share: float = 0.25  # share of rows whose intents are learned in a step; words are learned sooner than pictures
 
     def __post_init__(self):
         if self.draws < 1:
@@ -58,7 +59,8 @@ def loss(
     metrics = {"supervised/flow": flow}
     if lecture.script.turns == 1 or not config.text_weight:
         return flow, metrics
-    text, right = _text_loss(model, replay, lecture, slots)
+    rows = max(1, int(lecture.thought.shape[0] * config.text_share))
+    text, right = _text_loss(model, replay, lecture, slots, rows)
     return flow + config.text_weight * text, metrics | {"supervised/text": text, "supervised/token_accuracy": right}
 
 
@@ -70,7 +72,9 @@ def _flow_loss(model: Bagel, replay, script: Script, key, config: SupervisedConf
     u = jax.random.uniform(keys[0], clean.shape[:2])
     t = config.shift * u / (1 + (config.shift - 1) * u)
     noise = jax.random.normal(keys[1], clean.shape, jnp.float32)
-    x = rectified_flow.interpolate(clean, noise, t)
+    flat = (b * turns * m, *clean.shape[2:])
+    x = rectified_flow.interpolate(clean.reshape(flat), noise.reshape(flat), t.reshape(-1)).reshape(clean.shape)
+    wanted = rectified_flow.velocity(clean, noise)
     blind = jax.random.uniform(keys[2], clean.shape[:2]) < config.drop_instruction  # [B, R]
     seen = jax.tree.map(lambda leaf: jnp.repeat(jnp.swapaxes(leaf, 0, 1), m, axis=1), replay.drawing)  # leaves [B, R, ...]
     end = replay.context.full.capacity - slots.scratch
@@ -78,23 +82,23 @@ def _flow_loss(model: Bagel, replay, script: Script, key, config: SupervisedConf
     start = jnp.where(blind, seen.start[:, :, 1], seen.start[:, :, 0])
     full, text, grid = replay.context.full, replay.context.text, model.latent_grid(height, width)
     view = View(k=full.k[:, :, :, :end], v=full.v[:, :, :, :end], visible=visible)
-    error = jnp.square(model.velocity(x, t, grid=grid, start=start, views=(view,)) - (noise - clean))
+    error = jnp.square(model.velocity(x, t, grid=grid, start=start, views=(view,)) - wanted)
     few = int(b * config.drop_pictures)
     if not few:
         return error.mean()
     words = View(k=text.k[:, :few], v=text.v[:, :few], visible=seen.without_pictures[:few])
-    alone = model.velocity(x[:few], t[:few], grid=grid, start=seen.start[:few, :, 2], views=(words,)) - (noise - clean)[:few]
+    alone = model.velocity(x[:few], t[:few], grid=grid, start=seen.start[:few, :, 2], views=(words,)) - wanted[:few]
     return (jnp.sum(error) + jnp.sum(jnp.square(alone))) / (error.size + alone.size)
 
 
-def _text_loss(model: Bagel, replay, lecture: Lecture, slots: Slots) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean negative log-likelihood and accuracy over all answer tokens of later turns."""
+def _text_loss(model: Bagel, replay, lecture: Lecture, slots: Slots, rows: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean negative log-likelihood and accuracy over the answer tokens of the later turns of the first `rows` rows."""
     full = replay.context.full
-    visible, start = jnp.swapaxes(replay.thinking_visible, 0, 1)[:, 1:], jnp.swapaxes(replay.thinking_rope, 0, 1)[:, 1:]
-    ids, count, answer = lecture.thought[:, 1:], lecture.thought_count[:, 1:], lecture.answer[:, 1:]
+    visible, start = (jnp.swapaxes(leaf, 0, 1)[:rows, 1:] for leaf in (replay.thinking_visible, replay.thinking_rope))
+    ids, count, answer = (leaf[:rows, 1:] for leaf in (lecture.thought, lecture.thought_count, lecture.answer))
     valid = jnp.arange(ids.shape[2]) < count[:, :, None]
     end = full.capacity - slots.scratch
-    view = View(k=full.k[:, :, :, :end], v=full.v[:, :, :, :end], visible=visible[:, :, :end])
+    view = View(k=full.k[:, :rows, :, :end], v=full.v[:, :rows, :, :end], visible=visible[:, :, :end])
     hidden, _ = model.read_text(ids, valid=valid, start=start, views=(view,))
     logits = model.logits(hidden)[:, :, :-1]  # the logits at a token predict the next one
     wanted, here = ids[:, :, 1:], answer[:, :, 1:]

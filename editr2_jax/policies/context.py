@@ -55,14 +55,24 @@ class Sight:
 class Slots:
     """How many slots each kind of segment takes; with these the capacity of every cache is known before anything runs."""
 
-    instruction: int = 48  # begin and end tokens included
+    instruction: int = 64  # of turn 0, which may state a rule; begin and end tokens included
+    later: int = 48  # instructions and intents of later turns, likewise
     system: int = 16  # the system prompt of intent reconstruction
-    question: int = 96
+    question: int = 128
     intent: int = 32  # sampled tokens of an intent at most, the end token included
+
+    def __post_init__(self):
+        if self.later > self.instruction:
+            raise ValueError(f"Slots: later turns have {self.later} slots, turn 0 only {self.instruction}; turn 0 needs at least as many.")
+
+    def of_turn(self, turn: int) -> int:
+        """Slots of the instruction of a turn."""
+        return self.later if turn else self.instruction
 
     def capacity(self, model: BagelConfig, *, turns: int, height: int, width: int) -> tuple[int, int]:
         """Slots of the (full, text) caches for a dialogue of `turns` turns over pictures of one size."""
-        return turns * (picture_slots(model, height, width) + self.instruction) + self.scratch, turns * self.instruction
+        words = self.instruction + (turns - 1) * self.later
+        return turns * picture_slots(model, height, width) + words + self.scratch, words
 
     @property
     def scratch(self) -> int:

@@ -37,7 +37,7 @@ class Script:
 
     source: UInt8[Array, "P H W 3"]
     pictures: UInt8[Array, "B T H W 3"]  # output of every turn; the last one enters no context
-    instruction: Int[Array, "B T Ti"]  # tokens that conditioned the picture: the instruction, or the intent in its place
+    instruction: Int[Array, "B T Ti"]  # tokens that conditioned the picture: the instruction, or the intent in its place; turn 0's slots
     instruction_count: Int[Array, "B T"]
     question: tuple[tuple[Int[Array, "B T Tq"], Int[Array, "B T"]], ...]  # segments of the intent's question; count 0 where not asked
 
@@ -104,7 +104,7 @@ def replay(model: Bagel, script: Script, slots: Slots) -> Replay:
     if script.turns > 1:
         by_turn = lambda x, part: jnp.swapaxes(x[:, part], 0, 1)  # noqa: E731
         later = slice(1, None)
-        xs = (by_turn(script.pictures, slice(0, -1)), by_turn(script.instruction, later), by_turn(script.instruction_count, later))
+        xs = (by_turn(script.pictures, slice(0, -1)), by_turn(script.instruction[:, :, : slots.later], later), by_turn(script.instruction_count, later))
         context, (before, seen) = jax.lax.scan(turn, context, xs)
         thinking.append(before)
         drawing.append(seen)

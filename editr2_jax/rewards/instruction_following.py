@@ -38,7 +38,7 @@ class InstructionFollowingConfig:
     remove_threshold: float = 0.35
     position_threshold: float = 0.40
     keep_threshold: float = 0.25  # of objects that must survive a background change
-    displacement: float = 0.03  # of the picture's side, between the centres of an added object and its reference
+    displacement: float = 0.03  # of the picture's side, between the centres of an object and its reference
     same_place: float = 0.2  # IoU from which two boxes are one place
     new_overlap: float = 0.5  # IoU from which an instance in the output is one that the input had
     replace_overlap: float = 0.1  # IoU floor between the old and the new object
@@ -143,8 +143,11 @@ def _remove(case: _Case, edit: Edit) -> float:
 
 def _replace(case: _Case, edit: Edit) -> float:
     before = case.find(case.input, edit.old)
-    still = [d for d in case.find(case.output, edit.old) if _at_place_of(d, before, case.config.same_place)]
-    new = [d for d in case.find(case.output, edit.new) if _at_place_of(d, before, case.config.replace_overlap)]
+    now = case.find(case.output, edit.new)
+    new = [d for d in now if _at_place_of(d, before, case.config.replace_overlap)]
+    # A detector may also call the new object by the old name, with less confidence: that is not the old object.
+    renamed = [d for d in case.find(case.output, edit.old) if not any(_same_object(d, other) and other.score > d.score for other in now)]
+    still = [d for d in renamed if _at_place_of(d, before, case.config.same_place)]
     case.detail.update(instances_before=len(before), old_remaining=len(still), new_in_place=len(new))
     if not before or still or not new:
         return 0.0
@@ -182,7 +185,7 @@ def _position(case: _Case, edit: Edit) -> float:
     case.detail.update(object_counts=[len(found) for found in moved], reference_counts=[len(found) for found in references])
     if not moved[0] or not references[0] or any(len(a) != len(b) for a, b in (moved, references)):
         return 0.0
-    return float(_displacement(moved[1][0], references[1][0], edit.place) > 0)
+    return float(_displacement(moved[1][0], references[1][0], edit.place) > case.config.displacement)
 
 
 def _count(case: _Case, edit: Edit) -> float | None:
@@ -219,6 +222,10 @@ _RULES: dict[str, Callable[[_Case, Edit], float | None]] = {
 
 def _at_place_of(detection: Detection, others: Sequence[Detection], overlap: float) -> bool:
     return any(base.intersection_over_union(detection.box, other.box) >= overlap for other in others)
+
+
+def _same_object(detection: Detection, other: Detection) -> bool:
+    return base.intersection_over_union(detection.box, other.box) > 0.8  # as for duplicates
 
 
 def _displacement(detection: Detection, reference: Detection, place: str) -> float:

@@ -19,9 +19,9 @@ from editr2_jax.flow import sde_window
 from editr2_jax.policies.context import pad_tokens
 from editr2_jax.policies.dialogue import Played, Script
 from editr2_jax.policies.intent_policy import Intent
-from editr2_jax.records import Episode, Sample
+from editr2_jax.records import Episode, Sample, Session
 from editr2_jax.rollouts import in_context_cot
-from editr2_jax.rollouts.player import Player, Weights
+from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def play(player: Player, weights: Weights, samples: Sequence[Sample], *, key: ja
     segments, intent = _no_question(config, rows), _no_intent(config, rows)
     pictures, parts, words = [], [], []
     for t in range(turns):
-        ids = pad_tokens([_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.instruction, what=f"an instruction of turn {t}")
+        ids = pad_tokens([_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.of_turn(t), what=f"the instruction of turn {t}")
         context = player.instruct(weights, context, *ids)
         picture, trajectory = _draw(player, weights, context, streams, t, size)
         parts.append((ids, segments, intent, trajectory))
@@ -94,6 +94,20 @@ def play(player: Player, weights: Weights, samples: Sequence[Sample], *, key: ja
         answers=tuple(tuple(answer for _, answer, _ in row) for row in by_row),
         fallback=np.asarray([[fell_back for *_, fell_back in row] for row in by_row]),
     )
+
+
+def refuse_long(sessions: Sequence[Session], config: RolloutConfig, tokenizer) -> None:
+    """Raises ValueError naming a session whose words have no room in their slots: before a run, not when its turn comes."""
+    slots, asks = config.policy.slots, config.reconstruct and config.turns > 1
+    if asks:
+        pad_tokens([_wrap(tokenizer, config.prompt.system)], slots.system, what="the system prompt of intent reconstruction")
+    for session in sessions:
+        texts = [turn.instruction for turn in session.turns[: config.turns]]
+        for t, text in enumerate(texts):
+            pad_tokens([_wrap(tokenizer, text)], slots.of_turn(t), what=f"session {session.id}: the instruction of turn {t}")
+            if t and asks:
+                question = _wrap(tokenizer, in_context_cot.question(config.prompt, texts, t))
+                pad_tokens([question], slots.question, what=f"session {session.id}: the question before turn {t}")
 
 
 def _episode(sample: Sample, pictures: Sequence[np.ndarray], row: int) -> Episode:
@@ -172,7 +186,7 @@ def _read(tokenizer, config, intent: Intent, instructions: Sequence[Sequence[str
         written = row[:count].tolist()
         answer = tokenizer.decode([token for token in written if token != tokenizer.eos])
         text, fell_back = in_context_cot.parse(answer, texts[turn])
-        if len(_wrap(tokenizer, text)) > config.policy.slots.instruction:  # a ramble that does not fit is no intent
+        if len(_wrap(tokenizer, text)) > config.policy.slots.later:  # a ramble that does not fit is no intent
             text, fell_back = texts[turn], True
         yield text, answer, fell_back
 
@@ -181,6 +195,7 @@ def _stack(source: np.ndarray, pictures: list[np.ndarray], parts: list) -> Playe
     """Puts the turns side by side on axis 1."""
     by_turn = lambda xs: jnp.stack([jnp.asarray(x) for x in xs], axis=1)  # noqa: E731
     ids, segments, intents, trajectories = zip(*parts, strict=True)
+    width = ids[0][0].shape[1]  # turn 0 has the most slots
     questions = tuple(
         (by_turn([segment[k][0] for segment in segments]), by_turn([segment[k][1] for segment in segments])) for k in range(len(segments[0]))
     )
@@ -188,7 +203,7 @@ def _stack(source: np.ndarray, pictures: list[np.ndarray], parts: list) -> Playe
         script=Script(
             source=jnp.asarray(source),
             pictures=by_turn(pictures),
-            instruction=by_turn([i for i, _ in ids]),
+            instruction=by_turn([np.pad(i, ((0, 0), (0, width - i.shape[1]))) for i, _ in ids]),
             instruction_count=by_turn([count for _, count in ids]),
             question=questions,
         ),

@@ -6,6 +6,7 @@ Every phase is compiled once and serves every turn; inside a phase nothing retur
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 
@@ -37,6 +38,14 @@ class RolloutConfig:
     reconstruct: bool = True  # False: every turn is drawn from its own instruction, as given
     prompt: IntentPrompt = IntentPrompt()
 
+    def __post_init__(self):
+        flow, first, last = self.policy.flow, self.window_first, self.window_last
+        if flow.window and not (0 <= first <= last - flow.window and last <= flow.steps):
+            raise ValueError(
+                f"RolloutConfig: a window of {flow.window} stochastic steps does not fit into steps {first} to {last - 1} of {flow.steps} "
+                f"({flow.grid_points} grid points); change window_first, window_last or the flow's window."
+            )
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +59,24 @@ class Weights:
 class Player:
     """Compiled phases of one network under one config. Weights come in with every call; nothing is remembered."""
 
-    def __init__(self, network: Network, config: RolloutConfig, *, draws: bool):
-        """`draws` False plays without noise: no stochastic window, greedy intents."""
-        self.network, self.config, self.draws = network, config, draws
-        self.flow = config.policy.flow if draws else dataclasses.replace(config.policy.flow, window=0)
+    def __init__(self, network: Network, config: RolloutConfig):
+        """Plays with noise: a stochastic window, and intents drawn at the temperature."""
+        self.network, self.config = network, config
         self.open = jax.jit(self._open, static_argnames=("group", "turns"))
         self.instruct = jax.jit(self._instruct)
-        self.draw = jax.jit(self._draw, static_argnames=("size",))
         self.look = jax.jit(self._look)
+        self._set(draws=True)
+
+    def quiet(self) -> Player:
+        """The same player without noise: no stochastic window, greedy intents. What does not differ is compiled once for both."""
+        other = copy.copy(self)
+        other._set(draws=False)
+        return other
+
+    def _set(self, *, draws: bool) -> None:
+        self.draws, flow = draws, self.config.policy.flow
+        self.flow = flow if draws else dataclasses.replace(flow, window=0)
+        self.draw = jax.jit(self._draw, static_argnames=("size",))
         self.think = jax.jit(self._think)
 
     def _model(self, weights: Weights) -> Bagel:

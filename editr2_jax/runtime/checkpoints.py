@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,22 +19,31 @@ from editr2_jax.runtime import workdir
 
 _TRASH = ".deleted"  # below the directory of checkpoints, hence reached by a rename
 _SHOWN = 12  # differing leaves that an error lists
+_TRAIN_FIRST = "train first, or give the folder of a run that has saved."
 
 
 class Checkpoints:
     """The checkpoints of one directory, `directory/STEP/`. Usable as a context manager; leaving it waits for the last save."""
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, keep_every: int | None = None):
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, keep_every: int | None = None, read_only: bool = False):
         """Keep the latest `keep` steps, and for good those divisible by `keep_every`.
 
         What a killed process left half-written or half-deleted is removed here. Raises ValueError where the directory is not writable.
+        read_only: nothing is written, made or removed, so that a run can be looked at while its process goes on saving.
         """
         if keep < 1:
             raise ValueError(f"Checkpoints(keep={keep}): at least one checkpoint must be kept.")
-        self.directory = workdir.writable(directory)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, todelete_subdir=_TRASH
-        )
+        self._read_only = read_only
+        if read_only:
+            self.directory = Path(directory).expanduser().absolute()
+            if not self.directory.is_dir():
+                raise ValueError(f"{self.directory}: there is no checkpoint here; {_TRAIN_FIRST}")
+            options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+        else:
+            self.directory = workdir.writable(directory)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, todelete_subdir=_TRASH
+            )
         handlers = {"arrays": ocp.PyTreeCheckpointHandler(), "meta": ocp.JsonCheckpointHandler(), "layout": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         self._empty_trash()
@@ -99,17 +109,24 @@ class Checkpoints:
 
     def _empty_trash(self) -> None:
         """Delete old checkpoints, which were moved here first: deleted in place, a kill midway would leave a step listed, and broken."""
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not self._read_only:
             for path in (self.directory / _TRASH).glob("*"):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _read(self, step: int, **items: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # whatever orbax and its storage raise over damaged files
+            others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+            raise ValueError(
+                f"{self.directory / str(step)}: this checkpoint cannot be read ({_first_line(error)}); copy it again, or remove this "
+                f"folder and the run goes on from an earlier one (there: {others})."
+            ) from error
 
     def _known(self, step: int | None) -> int:
         self.wait()
         if not self.steps():
-            raise ValueError(f"{self.directory}: there is no checkpoint here; train first, or give the --workdir of a run that has saved.")
+            raise ValueError(f"{self.directory}: there is no checkpoint here; {_TRAIN_FIRST}")
         step = self.latest_step() if step is None else step
         if step not in self.steps():
             raise ValueError(f"{self.directory}: there is no step {step}; there are {', '.join(map(str, self.steps()))}.")
@@ -125,6 +142,10 @@ def layout(tree: Any) -> dict[str, str]:
             type(leaf).__name__ if shape is None else f"{leaf.dtype}{list(shape)}"
         )
     return described
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
 
 
 def _mismatch(saved: Mapping[str, str], wanted: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-_RECENT = 20  # steps whose median duration makes the estimate; the first, which compiles, is left out once there is another
+_RECENT = 20  # lines whose median duration makes the estimate; the first, which compiles, is left out once there is another
 
 
 class Progress:
@@ -26,7 +26,7 @@ class Progress:
         self._stream = sys.stdout if stream is None else stream
         self._in_place = self._stream.isatty()
         self._durations: collections.deque[float] = collections.deque(maxlen=_RECENT)
-        self._steps_seen, self._last = 0, clock()
+        self._calls, self._last, self._step = 0, clock(), start - 1
         self._unfinished_line = False
         if 0 < start < total:
             self.say(f"resuming at step {start} of {total}")
@@ -34,10 +34,10 @@ class Progress:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show that `step` is done."""
         now = self._clock()
-        if self._steps_seen == 1:
+        if self._calls == 1:
             self._durations.clear()
-        self._durations.append(now - self._last)
-        self._steps_seen, self._last = self._steps_seen + 1, now
+        self._durations.append((now - self._last) / max(step - self._step, 1))  # steps between two lines share their time
+        self._calls, self._last, self._step = self._calls + 1, now, step
         line = self._line(step, metrics)
         if self._in_place:
             width = shutil.get_terminal_size().columns - 1

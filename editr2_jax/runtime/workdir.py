@@ -1,7 +1,7 @@
 """The folder of one run: who may write into it, and which config and versions it belongs to.
 
 A workdir belongs to one config. Starting again with the same config resumes; with another one it is refused, naming the keys that differ,
-so that nothing of another run is overwritten.
+so that nothing of another run is overwritten. A start that failed before it made anything does not bind the workdir to its mistake.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ PACKAGES = (
     "pillow",
     "ml-collections",
 )
+_MADE = ("checkpoints", "metrics.jsonl", "sessions", "eval", "report")  # what a run leaves; until then the workdir is anybody's
 
 
-def writable(directory: str | os.PathLike) -> Path:
-    """The directory as an absolute path, made if needed. Raises ValueError, saying why, where nothing can be written into it."""
+def writable(directory: str | os.PathLike, *, flag: str = "--workdir") -> Path:
+    """The directory as an absolute path, made if needed. Raises ValueError, saying why, where nothing can be written into it.
+
+    flag: what the caller chose the directory by.
+    """
     path = Path(directory).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -43,7 +47,7 @@ def writable(directory: str | os.PathLike) -> Path:
             pass
     except OSError as error:
         raise ValueError(
-            f"{path}: cannot write here ({error.strerror or error}); choose another --workdir, or change its permissions."
+            f"{path}: cannot write here ({error.strerror or error}); choose another {flag}, or change its permissions."
         ) from error
     return path
 
@@ -70,11 +74,13 @@ def claim(directory: Path, config: Mapping[str, Any], *, may_change: Collection[
     """Write config.json and versions.json, or check that the config there is this one.
 
     config: plain nested dict of JSON values. may_change: dotted names that may differ from the first start, such as the number of steps;
-    the file then takes the new values. Raises ValueError naming every other key that differs.
+    the file then takes the new values. Raises ValueError naming every other key that differs, once a run has made something here.
     """
     path = directory / "config.json"
     now = _flat(json.loads(_canonical(config)))  # as JSON sees it: a tuple is a list
     before = _flat(read_json(path)) if path.exists() else now
+    if not any(_holds_something(directory / name) for name in _MADE):
+        before = now
     absent = "absent"
     differing = [
         name for name in sorted(before.keys() | now.keys()) if before.get(name, absent) != now.get(name, absent) and name not in may_change
@@ -124,6 +130,10 @@ def replace_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _note_versions(path: Path) -> None:

@@ -38,6 +38,7 @@ CHAINS = (  # what the turns of an understanding dialogue do to one object; MICE
     ("position_change", "color_alter", "count_change"),
 )
 KEEP_CLAUSE = 0.75  # share of background edits that list what has to stay
+FULL_NAME = 0.25  # share of a memory dialogue's first objects whose names tell everything
 ATTEMPTS = 200  # dialogues begun before giving up; a few are thrown away
 
 
@@ -110,7 +111,9 @@ def intent_of(edit: Edit, rule: Rule | None) -> str:
 def fingerprint(dialogue: Dialogue) -> str:
     """What makes a dialogue itself: words and objects in their cells, without jitter, size and texture. Equal means a duplicate."""
     source = dialogue.scenes[0]
-    items = sorted((item.kind, item.name, item.colour, item.material, item.glyph, *sorted(p.cell for p in item.places)) for item in source.items)
+    items = sorted(
+        (item.kind, item.name, item.colour, item.material, item.glyph, *sorted(p.cell for p in item.places)) for item in source.items
+    )
     return repr((source.background, source.grid, items, dialogue.instructions, [edits.formatted(edit) for edit in dialogue.edits]))
 
 
@@ -119,10 +122,11 @@ class _Draft:
 
     def __init__(self, rng: np.random.Generator, subset: str, source: Scene):
         self.rng, self.subset = rng, subset
+        self.rule = _draw_rule(rng, source) if subset == "memory" else None
+        source = _named_for(self.rule, source, rng) if self.rule else source
         self.scenes, self.pools = [source], [edits.start_pool(source)]
         self.edits: list[Edit] = []
         self.instructions: list[str] = []
-        self.rule = _draw_rule(rng, source) if subset == "memory" else None
 
     def play_any(self, turns: int) -> None:
         """Turns of any type, each type as likely as the others where the scene allows it."""
@@ -217,6 +221,15 @@ def _draw_rule(rng: np.random.Generator, source: Scene) -> Rule:
     else:
         shown, attribute, values = {item.material for item in source.items}, "material", MATERIALS[1:]
     return Rule(attribute, scenes.pick(rng, [value for value in values if value not in shown] or values))
+
+
+def _named_for(rule: Rule, source: Scene, rng: np.random.Generator) -> Scene:
+    """The same picture with most names silent about the rule's attribute, so that they stay true when the rule acts."""
+    items = []
+    for item in source.items:
+        words = [word for word in item.name.split() if word not in VOCABULARY[rule.attribute]]
+        items.append(item if rng.random() < FULL_NAME else dataclasses.replace(item, name=" ".join(words)))
+    return dataclasses.replace(source, items=tuple(items))
 
 
 def _weights(rule: Rule | None) -> dict[str, float]:

@@ -41,7 +41,7 @@ class Pool:
 
 
 def rename(name: str, value: str, vocabulary: Sequence[str]) -> str:
-    """The name after a change of colour or material: the first word that contains a value of the vocabulary is replaced, else the value leads."""
+    """The name after a change of look: the first word that contains a value of the vocabulary is replaced, else the value leads."""
     words = name.split()
     for index, word in enumerate(words):
         if any(known in word for known in vocabulary):

@@ -1,7 +1,8 @@
 """The tabletop world's perception: a detector and a feature extractor that read pixels and nothing else.
 
 They stand where Grounding DINO and DINOv3 stand for photographs, behind the same protocols (rewards/base.py). No scene, no seed, no
-annotation reaches them; a phrase is read like any detector's prompt: the words it names must fit, what it leaves open may be anything.
+annotation reaches them; a phrase is read like any detector's prompt: what it leaves open may be anything, and where nothing fits all its
+words, an object of the right kind answers with less confidence. A rule can turn the "red box" teal; sentences still call it that.
 `python -m editr2_jax perception` measures how often they are wrong.
 """
 
@@ -24,6 +25,8 @@ from editr2_jax.tabletop.perception_analysis import Analysis, Seen
 from editr2_jax.tabletop.scene import COLOURS, GLYPHS, INK, KINDS, MATERIALS, PLAIN_MATERIAL, SIGN, TEXT
 
 DIM = 110.0  # brightness below which noise looks like colour: saturation is measured against at least this
+SURE = 0.3  # confidence from which an object is there
+STALE = 0.6  # confidence of "red box" in a teal one when no red one is there
 UNNAMED_MATERIAL = 0.85  # confidence of "red ball" in a wooden red ball: below a plain one, still a red ball
 
 
@@ -85,6 +88,17 @@ def fits(name: Name, seen: Seen) -> float:
     return UNNAMED_MATERIAL if name.material is None and seen.material != PLAIN_MATERIAL else 1.0
 
 
+def answering(view: Analysis, phrase: str, *, strict: bool = False) -> list[tuple[float, Seen]]:
+    """(confidence, object) of every object that answers a phrase, the surest first; strict: all named words must fit."""
+    name = read_name(phrase)
+    if name is None:
+        return []
+    found = [(seen.score * fits(name, seen), seen) for seen in view.objects]
+    if not strict and name.kind and not any(score >= SURE for score, _ in found):
+        found += [(STALE * seen.score, seen) for seen in view.objects if seen.kind == name.kind]
+    return sorted(((score, seen) for score, seen in found if score > 0), key=lambda pair: (-pair[0], pair[1].box))
+
+
 class TabletopDetector:
     """Answers names with boxes. Several objects may answer one phrase, and one object several phrases."""
 
@@ -93,14 +107,8 @@ class TabletopDetector:
 
     def detect(self, picture: np.ndarray, phrases: Sequence[str]) -> list[Detection]:
         """All instances of all phrases; a phrase that names nothing of this world finds nothing."""
-        found = []
-        for phrase in phrases:
-            name = read_name(phrase)
-            for seen in self._eyes.look(picture).objects if name else ():
-                score = seen.score * fits(name, seen)
-                if score > 0:
-                    found.append(Detection(box=seen.box, score=score, phrase=phrase))
-        return found
+        view = self._eyes.look(picture)
+        return [Detection(box=seen.box, score=score, phrase=phrase) for phrase in phrases for score, seen in answering(view, phrase)]
 
 
 class TabletopFeatures:

@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
+from editr2_jax.rewards.base import intersection_over_union
 from editr2_jax.tabletop import perception_fit, render
 from editr2_jax.tabletop import perception_templates as templates
 from editr2_jax.tabletop import scene as scenes
@@ -24,6 +25,7 @@ SHORT_SIDE = 64  # pixels at which every picture is looked at
 FOREGROUND = 28.0  # largest channel difference from the background that texture and noise reach
 MIN_PIXELS = 24  # of foreground: less is a speck
 SEAM = 1.0  # half width of the seams between cells, pixels
+ONE_OBJECT = 0.3  # IoU from which two readings are one object: copies never touch
 GOOD_FIT = 0.12  # unexplained share above which a window may be a plate
 _ROUNDS = 3  # of fitting, each from the place that the last one found
 _WINDOW, _HALF = templates.WINDOW, templates.WINDOW // 2
@@ -143,7 +145,16 @@ def _read(padded: np.ndarray, centres: np.ndarray, background: np.ndarray, size:
                     seen[cell] = describe(fits, n, middles[n] + offsets[n], size)
             moving = np.abs(offsets).max(-1) >= 1.0  # the best place may lie further out
             todo, places = todo[moving], (middles + offsets)[moving]
-    return [found for found in seen if found is not None]
+    return _apart([found for found in seen if found is not None])
+
+
+def _apart(seen: list[Seen]) -> list[Seen]:
+    """Without the weaker of two readings of one object: a copy across a seam is met in both cells."""
+    kept: list[Seen] = []
+    for found in sorted(seen, key=lambda one: (-one.score, one.box)):
+        if all(intersection_over_union(found.box, other.box) < ONE_OBJECT for other in kept):
+            kept.append(found)
+    return [found for found in seen if found in kept]
 
 
 def _object(fits: Fits, n: int, centre: np.ndarray, size: np.ndarray) -> Seen:

@@ -19,10 +19,10 @@ from editr2_jax.data.instruction_grammar import Edit
 from editr2_jax.rewards import base
 from editr2_jax.rewards.questions import Question
 from editr2_jax.tabletop import perception
+from editr2_jax.tabletop.perception import SURE
 from editr2_jax.tabletop.perception_analysis import Analysis, Seen
 from editr2_jax.tabletop.scene import COLOURS, MATERIALS, SIGN, TEXT
 
-SURE = 0.3  # confidence from which an object is there
 SAME_PLACE = 0.2  # IoU
 BACKGROUND_SURE = 0.5
 RULE_EXEMPT = ("subject_remove", "position_change", "background_change")  # nothing is added or given a new look
@@ -49,11 +49,9 @@ class Touched:
     copies: tuple[Seen, ...] = ()
 
 
-def instances(view: Analysis, phrase: str) -> list[Seen]:
+def instances(view: Analysis, phrase: str, *, strict: bool = False) -> list[Seen]:
     """Copies that answer a name, the surest first."""
-    name = perception.read_name(phrase)
-    scored = [(seen.score * perception.fits(name, seen), seen) for seen in view.objects] if name else []
-    return [seen for score, seen in sorted(scored, key=lambda pair: (-pair[0], pair[1].box)) if score >= SURE]
+    return [seen for score, seen in perception.answering(view, phrase, strict=strict) if score >= SURE]
 
 
 def at_place(view: Analysis, place: Seen) -> Seen | None:
@@ -64,8 +62,10 @@ def at_place(view: Analysis, place: Seen) -> Seen | None:
 
 
 def _new(before: Analysis, after: Analysis, phrase: str) -> list[Seen]:
-    old = instances(before, phrase)
-    return [s for s in instances(after, phrase) if not any(base.intersection_over_union(s.box, o.box) >= SAME_PLACE for o in old)]
+    """Copies that fit all words of the name and were not there before."""
+    old = instances(before, phrase, strict=True)
+    now = instances(after, phrase, strict=True)
+    return [seen for seen in now if not any(base.intersection_over_union(seen.box, other.box) >= SAME_PLACE for other in old)]
 
 
 def _lies(seen: Seen, place: str, reference: Seen) -> bool:
@@ -127,7 +127,9 @@ def _count(views: Sequence[Analysis], edit: Edit) -> Touched:
 
 
 def _background(views: Sequence[Analysis], edit: Edit) -> Touched:
-    return Touched(_shows(views[-1], edit.value))
+    """The new background, and every object still where it was."""
+    kept = ((was, at_place(views[-1], was)) for was in views[-2].objects if was.score >= SURE)
+    return Touched(_shows(views[-1], edit.value) and all(now is not None and now.kind == was.kind for was, now in kept))
 
 
 _EDITS: Mapping[str, Callable[[Sequence[Analysis], Edit], Touched]] = {
@@ -220,7 +222,7 @@ def _texts(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
 
 
 _ANSWERS: Mapping[str, Callable[[Sequence[Analysis], Mapping[str, Any]], str]] = {
-    "added": lambda views, fields: _yes(bool(_new(views[0], views[1], fields["object"]))),
+    "added": lambda views, fields: _yes(len(_new(views[0], views[1], fields["object"])) == 1),
     "replaced": lambda views, fields: _yes(_replace(views, Edit(task_type="subject_replace", **fields)).done),
     "color": lambda views, fields: _yes(_color(views, Edit(task_type="color_alter", **fields)).done),
     "material": lambda views, fields: _yes(_material(views, Edit(task_type="material_alter", **fields)).done),

@@ -1,7 +1,8 @@
 """Which edits a scene allows: one of a wanted type is drawn, or there is none. What is drawn always changes the picture.
 
 Objects are taken from the pool's available names. A place is told by an object that is there once, so it is never ambiguous.
-Under a standing rule nothing is said about its attribute: new objects are named without it.
+Under a standing rule nothing is said about its attribute where the rule acts: new objects are named without it, and an object whose name
+tells it ("red box" under a colour rule) may be moved, removed or replaced, but not changed; its name would become untrue.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from editr2_jax.data.instruction_grammar import Edit
 from editr2_jax.tabletop import edits
 from editr2_jax.tabletop import scene as scenes
-from editr2_jax.tabletop.edits import Pool, Rule
+from editr2_jax.tabletop.edits import VOCABULARY, Pool, Rule
 from editr2_jax.tabletop.scene import BACKGROUNDS, COLOURS, DIRECTIONS, GLYPHS, MATERIALS, MAX_COUNT, OBJECT_KINDS, SIGN, Item, Scene
 
 NAMED_MATERIAL = 0.2  # share of new objects whose name tells a material
@@ -19,9 +20,7 @@ WITHOUT_REFERENCE = 0.12  # share of adds that name no place; 8 % in MICE-Bench
 CLEAR_SIDE = 0.05  # cells by which an object must lie on the wrong side before "move it to the other"; 1 pixel at 64 x 64
 
 
-def propose(
-    scene: Scene, pool: Pool, task_type: str, rng: np.random.Generator, *, rule: Rule | None = None, only: str = ""
-) -> Edit | None:
+def propose(scene: Scene, pool: Pool, task_type: str, rng: np.random.Generator, *, rule: Rule | None = None, only: str = "") -> Edit | None:
     """An edit of that type that the scene allows, or None. only: the name that it has to be about."""
     return _PROPOSE[task_type](scene, pool, rng, rule, only)
 
@@ -37,6 +36,13 @@ def _choices(scene: Scene, pool: Pool, rng: np.random.Generator, only: str) -> l
     """Available items in random order."""
     allowed = (only,) if only else pool.available
     return scenes.shuffled(rng, [item for item in scene.items if item.name in allowed and item.kind != scenes.TEXT])
+
+
+def _changeable(scene: Scene, pool: Pool, rng: np.random.Generator, rule: Rule | None, only: str) -> list[Item]:
+    """Available objects, no plates, whose names stay true under the rule; in random order."""
+    told = VOCABULARY[rule.attribute] if rule else ()
+    items = _choices(scene, pool, rng, only)
+    return [item for item in items if item.kind != SIGN and not any(word in told for word in item.name.split())]
 
 
 def _new_name(scene: Scene, rng: np.random.Generator, rule: Rule | None) -> str:
@@ -79,7 +85,7 @@ def _replace(scene, pool, rng, rule, only) -> Edit | None:
 
 
 def _color(scene, pool, rng, rule, only) -> Edit | None:
-    items = [item for item in _choices(scene, pool, rng, only) if item.kind != SIGN]
+    items = _changeable(scene, pool, rng, rule, only)
     if not items:
         return None
     value = scenes.pick(rng, [colour for colour in COLOURS if colour != items[0].colour])
@@ -87,7 +93,7 @@ def _color(scene, pool, rng, rule, only) -> Edit | None:
 
 
 def _material(scene, pool, rng, rule, only) -> Edit | None:
-    items = [item for item in _choices(scene, pool, rng, only) if item.kind != SIGN]
+    items = _changeable(scene, pool, rng, rule, only)
     if not items:
         return None
     value = scenes.pick(rng, [material for material in MATERIALS if material != items[0].material])
@@ -129,9 +135,9 @@ def _wrong_side(item: Item, reference: Item, place: str) -> bool:
 
 def _count(scene, pool, rng, rule, only) -> Edit | None:
     room = len(scenes.free_cells(scene))
-    for item in _choices(scene, pool, rng, only):
+    for item in _changeable(scene, pool, rng, rule, only):
         counts = [count for count in range(1, min(MAX_COUNT, item.count + room) + 1) if count != item.count]
-        if item.kind != SIGN and counts:
+        if counts:
             return Edit(task_type="count_change", object=item.name, count=scenes.pick(rng, counts))
     return None
 

@@ -4,15 +4,15 @@ A picture of H x W pixels is cut into scene.grid cells; unit = the shorter side 
 around their places, reach at most 0.44 unit from the middle of the cell, and so stay 2.5 px apart at 64 x 64. How a copy looks depends on
 the copy and on the size alone: what no edit touches is pixel-identical before and after (on an unchanged background).
 
-Palette (RGB): COLOUR_RGB, BACKGROUND_RGB below. Letters: r = RADIUS * scale * unit (7.6 px at 64 x 64, scale 1), x right, y down from the centre.
+Palette (RGB): COLOUR_RGB, BACKGROUND_RGB below. r = RADIUS * scale * unit (7.6 px at 64 x 64, scale 1), x right, y down from the centre.
     ball   disc of radius r                          box    square of half side 0.88 r, slightly rounded
     cone   triangle, apex (0, -r), base y = 0.82 r   star   five tips at r, inner corners at 0.56 r, one tip up
     ring   annulus from 0.38 r to r                  cross  plus sign, arms of length r and half width 0.42 r
     sign   white plate of 16.8 x 18.4 px (at 64 x 64), a 1.4 px frame and the glyph (10 x 14 px) in the ink colour
     text   the same plate with round corners, a thin grey rim instead of the frame, the glyph in the ink colour
-Objects have a rim, about 1 px wide at 64 x 64, in SHADE times their colour. Materials are stripes of the colour itself and of SHADE times it,
+Objects have a rim, about 1 px wide at 64 x 64, in SHADE times their colour. Materials are stripes of the colour and of SHADE times it,
 period PERIOD unit (5.5 px at 64 x 64), centred on the object, so that an edge between dark and bright runs through its middle:
-    plastic solid    wooden stripes that run across (tone changes with y)    metal stripes that run down (tone changes with x)    stone checker
+    plastic solid     wooden stripes that run across (tone changes with y)     metal stripes that run down (with x)     stone checker
 Ink is INK_RGB unless a colour rule gave it one of COLOURS.
 """
 

@@ -94,7 +94,7 @@ def grid_for(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def find(scene: Scene, name: str) -> Item:
-    """The item of that name. KeyError-free: ValueError lists the names that exist."""
+    """The item of that name. ValueError lists the names that exist."""
     for item in scene.items:
         if item.name == name:
             return item

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from editr2_jax.records import Sample
 from editr2_jax.runtime.metrics import MetricsWriter
+from editr2_jax.training import state as states
 from editr2_jax.training.state import TrainState
 
 
@@ -29,6 +30,11 @@ class LoopConfig:
     save_every: int = 10
     log_every: int = 1  # metrics of the steps between are not fetched, so a fast accelerator is not kept waiting
 
+    def __post_init__(self):
+        for name in ("steps", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"LoopConfig.{name} is {getattr(self, name)}; give at least 1.")
+
 
 def run(
     state: TrainState,
@@ -41,7 +47,10 @@ def run(
     look: Callable[[TrainState], None] = lambda state: None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Trains from state.step to config.steps; returns early, saved, when asked to stop. `look` is called after every step's save."""
+    """Trains from state.step to config.steps; returns early, saved, when asked to stop. `look` is called after every step's save.
+
+    Raises NonFiniteLoss before a step whose loss or gradient is no number is saved.
+    """
     for step in range(int(state.step), config.steps):
         started = time.monotonic()
         sessions = next(stream)
@@ -49,10 +58,12 @@ def run(
         state, metrics = recipe.step(state, sessions, step)
         state = dataclasses.replace(state, step=jnp.asarray(step + 1, jnp.int32))
         last, stopping = step + 1 == config.steps, stop_requested()
-        if step % config.log_every == 0 or last or stopping:
+        due = last or stopping or (step + 1) % config.save_every == 0
+        if due or step % config.log_every == 0:
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            states.refuse_non_finite(f"step {step}", {name: x for name, x in metrics.items() if name.startswith(("loss/", "optimizer/"))})
             out.write(step, metrics | {"time/data_s": waited, "time/step_s": time.monotonic() - started})
-        if last or stopping or (step + 1) % config.save_every == 0:
+        if due:
             save(state)
         look(state)
         if stopping and not last:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Int
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or a gradient is not a number; the message names step and term."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,3 +65,13 @@ def apply(state: TrainState, gradients: nnx.State, optimizer: optax.GradientTran
     trainable = optax.apply_updates(state.trainable, updates)
     metrics = {"optimizer/gradient_norm": optax.global_norm(gradients), "optimizer/update_norm": optax.global_norm(updates)}
     return dataclasses.replace(state, trainable=trainable, moments=moments), metrics
+
+
+def refuse_non_finite(place: str, values: Mapping[str, float]) -> None:
+    """Raises NonFiniteLoss listing the values that are no numbers; `place` says which step, e.g. "step 12"."""
+    bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise NonFiniteLoss(
+            f"{place}: {', '.join(bad)}. The last checkpoint is sound, but the same command would end here again: lower "
+            "optimizer.learning_rate, or look at the data and rewards of this step, and start in another --workdir."
+        )

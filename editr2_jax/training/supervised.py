@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -15,7 +16,7 @@ from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import Lecture, SupervisedConfig
 from editr2_jax.policies.context import Slots, pad_tokens
 from editr2_jax.policies.dialogue import Script
-from editr2_jax.records import Sample
+from editr2_jax.records import Sample, Session
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.runtime import keys
@@ -81,34 +82,34 @@ class AutoencoderRecipe:
 
 def teach(sessions: Sequence[Sample], *, tokenizer, slots: Slots, prompt: IntentPrompt) -> Lecture:
     """Ground-truth sessions of one shape as arrays. Raises ValueError for a session without targets or intents."""
-    turns = len(sessions[0].session.turns)
     for sample in sessions:
         if len(sample.targets) != len(sample.session.turns) or any(turn.intent is None for turn in sample.session.turns):
             raise ValueError(f"session {sample.session.id} has no ground truth; the supervised recipe needs `target` and `intent` in every record.")
-    spoken = [[t.instruction if i == 0 else t.intent for i, t in enumerate(sample.session.turns)] for sample in sessions]
-    wrap = lambda text: [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]  # noqa: E731
-    flat = pad_tokens([wrap(text) for row in spoken for text in row], slots.instruction, what="an instruction")
-    thoughts, answers = [], []
-    for sample in sessions:
-        texts = [turn.instruction for turn in sample.session.turns]
-        for t, turn in enumerate(sample.session.turns):
-            if t == 0:
-                thoughts.append([])
-                answers.append(0)
-                continue
-            answer = [*tokenizer.encode(in_context_cot.answer(turn.intent)), tokenizer.eos]
-            question = [*wrap(prompt.system), *wrap(in_context_cot.question(prompt, texts, t)), tokenizer.bos]
-            thoughts.append(question + answer)
-            answers.append(len(answer))
-    ids, count = pad_tokens(thoughts, slots.scratch, what="a question with its answer")
-    place = np.arange(slots.scratch)
-    answer = (place >= (count - np.asarray(answers))[:, None]) & (place < count[:, None])
-    by_turn = lambda x: jnp.asarray(x.reshape(len(sessions), turns, *x.shape[1:]))  # noqa: E731
+    parts = [_words(sample.session, tokenizer, slots, prompt) for sample in sessions]
+    ids, count, thought, thought_count, answer = (jnp.asarray(np.stack(part)) for part in zip(*parts, strict=True))
     script = Script(
         source=jnp.asarray(np.stack([sample.picture for sample in sessions])),
         pictures=jnp.asarray(np.stack([np.stack(sample.targets) for sample in sessions])),
-        instruction=by_turn(flat[0]),
-        instruction_count=by_turn(flat[1]),
+        instruction=ids,
+        instruction_count=count,
         question=(),
     )
-    return Lecture(script=script, thought=by_turn(ids), thought_count=by_turn(count), answer=by_turn(answer))
+    return Lecture(script=script, thought=thought, thought_count=thought_count, answer=answer)
+
+
+@functools.lru_cache(maxsize=1 << 17)  # a session comes again in every epoch
+def _words(session: Session, tokenizer, slots: Slots, prompt: IntentPrompt) -> tuple[np.ndarray, ...]:
+    """Token arrays of one session: instructions [T, Ti] and counts [T]; thoughts [T, X], counts [T], and which tokens answer [T, X]."""
+    wrap = lambda text: [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]  # noqa: E731
+    spoken = [wrap(turn.intent if t else turn.instruction) for t, turn in enumerate(session.turns)]
+    for t, tokens in enumerate(spoken):
+        pad_tokens([tokens], slots.of_turn(t), what=f"session {session.id}: the instruction of turn {t}")  # refuses what has no room
+    texts, thoughts, answers = [turn.instruction for turn in session.turns], [[]], [0]
+    for t, turn in enumerate(session.turns[1:], start=1):
+        answers.append(len(answer := [*tokenizer.encode(in_context_cot.answer(turn.intent)), tokenizer.eos]))
+        thoughts.append([*wrap(prompt.system), *wrap(in_context_cot.question(prompt, texts, t)), tokenizer.bos, *answer])
+    ids, count = pad_tokens(spoken, slots.instruction, what=f"session {session.id}: an instruction")
+    thought, thought_count = pad_tokens(thoughts, slots.scratch, what=f"session {session.id}: a question with its answer")
+    place = np.arange(slots.scratch)
+    answer = (place >= (thought_count - np.asarray(answers))[:, None]) & (place < thought_count[:, None])
+    return ids, count, thought, thought_count, answer

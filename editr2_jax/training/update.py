@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array
 
@@ -23,10 +22,6 @@ from editr2_jax.rollouts.player import Weights
 from editr2_jax.training import state as states
 from editr2_jax.training.state import TrainState
 from editr2_jax.training.train_batch import Credit
-
-
-class NonFiniteLoss(FloatingPointError):
-    """The loss or a gradient is not a number; the message names step and term."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +83,9 @@ class Updater:
                 gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
                 total, parts = total + float(value), [*parts, part]
             summary = {"loss/total": total} | joint_objective.summarise(parts)
-            _refuse_non_finite(int(state.step), number, summary | {"gradient": float(optax.global_norm(gradients))})
+            states.refuse_non_finite(
+                f"step {int(state.step)}, update {number}", summary | {"gradient": float(optax.global_norm(gradients))}
+            )
             state, sizes = self._apply(state, gradients)
             metrics.append(summary | {name: float(value) for name, value in sizes.items()})
         return state, _over_updates(metrics)
@@ -105,15 +102,6 @@ def lesson(chunk: Chunk, image_log_prob: Array, intent_log_prob: Array) -> Lesso
         image_mask=jnp.asarray(credit.image_mask[:, :turns]),
         text_mask=jnp.asarray(credit.text_mask[:, :turns]),
     )
-
-
-def _refuse_non_finite(step: int, update: int, values: dict[str, float]) -> None:
-    bad = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
-    if bad:
-        raise NonFiniteLoss(
-            f"step {step}, update {update}: {', '.join(bad)}. The last checkpoint is sound; lower optimizer.learning_rate or look at the "
-            "rewards of this step, then start the same command again."
-        )
 
 
 def _over_updates(metrics: list[dict[str, float]]) -> dict[str, float]:

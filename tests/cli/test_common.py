@@ -181,6 +181,7 @@ def test_subverbs(capsys):
 def test_a_workdir_remembers_its_config(file, tmp_path):
     config = overridden(file, "--config.objective.turns=4,5")
     workdir = common.claim_workdir(str(tmp_path / "run"), config)
+    (workdir / "checkpoints/2").mkdir(parents=True)
     again = common.saved_config(workdir)
     assert isinstance(again, ConfigDict) and again.is_locked and common.plain(again) == common.plain(config)
     assert again.objective.turns == (4, 5) and again.data.size == 64

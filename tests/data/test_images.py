@@ -1,7 +1,7 @@
 import bagel_cases as golden
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -24,6 +24,7 @@ def test_resize_shape_refuses_an_empty_picture():
         images.resize_shape(0, 5, max_size=64, min_size=32, stride=16)
 
 
+FORMATS = [{"format": name} for name in ("PNG", "JPEG", "WEBP", "BMP")]
 sides = st.integers(8, 300)
 
 
@@ -105,6 +106,22 @@ def test_a_photograph_held_sideways_stands_upright(tmp_path):
     Image.fromarray(picture).save(tmp_path / "s.png", exif=exif)
     np.testing.assert_array_equal(images.read_picture(tmp_path / "s.png"), np.rot90(picture, -1))
     assert images.picture_size(tmp_path / "s.png") == (6, 4)
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_a_damaged_file_is_a_picture_or_a_complaint(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("damaged") / "p.png"
+    save(path, "RGB", np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8), **data.draw(st.sampled_from(FORMATS)))
+    content = bytearray(path.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    for function in (images.verify_picture, images.picture_size):
+        try:
+            function(path)
+        except ValueError as error:
+            assert str(path) in str(error)
 
 
 def test_pictures_that_are_none(tmp_path):

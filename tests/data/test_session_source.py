@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from editr2_jax.data import session_source
 from editr2_jax.data.session_source import BadSessions, Kind, Limits, SessionFolder
@@ -113,6 +115,7 @@ BAD_LINES = {
     "a number that is none": (b'{"turns": NaN}', "NaN is no JSON value"),
     "a field twice": (b'{"turns": 3, "turns": 3}', "the field 'turns' is there twice"),
     "not UTF-8": (b'{"image": "\xff"}', "not UTF-8 at byte 11"),
+    "half a character": (b'{"image": "\\ud800"}', "half of a surrogate pair"),
     "nested without end": (b"[" * 100_000, "nested too deep"),
     "too long": (b" " * 5000, "longer than the limit"),
     "a field missing": (b'{"image": "a.png"}', "the field 'instruction' is missing"),
@@ -129,6 +132,24 @@ def test_a_bad_line_is_named_by_file_and_line(folder, new_record, case):
         SessionFolder(folder.path, "train", limits=limits)
     assert [problem.line for problem in refused.value.problems if problem.line != 3][0] == 2
     assert any("image" in str(p) and "line 1" in str(p) for p in refused.value.problems if p.line == 3)  # line 3 repeats line 1
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 5) | st.sampled_from(["", "star", "images/000.png", "subject_add", "\0", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "image"]), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(changes=st.dictionaries(st.sampled_from([*session_source._FIELDS, "extra"]), anything, min_size=1, max_size=3))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_field_holds_the_answer_is_a_session_or_a_complaint(folder, new_record, changes):
+    folder.lines(new_record(**changes))
+    try:
+        assert len(SessionFolder(folder.path, "train", drop_invalid=False, pictures=False)) == 1
+    except BadSessions as refused:
+        assert all(problem.line == 1 for problem in refused.problems)
+        str(refused).encode()
 
 
 def test_all_bad_lines_are_told_and_the_first_twenty_shown(folder, new_record):

@@ -108,7 +108,7 @@ def broken(tiny, tmp_path, name, text):
         ("tokenizer_config.json", "{", "added_tokens_decoder is broken"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"295": {}}}', "an entry has no content"),
         ("tokenizer_config.json", "{}", r"no token <\|im_start\|>; take the files of a BAGEL"),
-        ("tokenizer_config.json", '{"added_tokens_decoder": {"400": {"content": "<|im_start|>"}}}', "has id 400, but vocab.json leaves 295"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"400": {"content": "<|a|>"}}}', r"has id 400, but vocab\.json leaves 295"),
     ],
 )
 def test_broken_files_are_named(tiny, tmp_path, name, text, message):

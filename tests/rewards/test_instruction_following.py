@@ -182,3 +182,8 @@ def test_votes_are_averaged_and_kept():
     config = instruction_following.InstructionFollowingConfig(votes=4)
     verdict = judge(*COLOR, BOX, BOX, {"color": ["yes", "no", "yes", "yes"]}, config)
     assert verdict.value == 0.75 and verdict.detail["votes_color"] == [True, False, True, True]
+
+
+def test_the_new_object_called_by_the_old_name_is_not_the_old_one():
+    after = found(blue_box=[MIDDLE], red_box=[(MIDDLE, 0.4)])
+    assert judge("subject_replace", "Replace [red box] with [blue box]", BOX, after, {"replaced": "yes"}).value == 1

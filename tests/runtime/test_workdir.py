@@ -28,14 +28,26 @@ def test_the_same_config_may_come_again(tmp_path):
 
 def test_another_config_is_refused_by_name_and_changes_nothing(tmp_path):
     workdir.claim(tmp_path, CONFIG)
+    (tmp_path / "checkpoints/2").mkdir(parents=True)
     other = {"seed": 0, "steps": 20, "objective": {"kl_weight": 0.1, "sizes": (1, 2), "clip": 1}}
     with pytest.raises(ValueError, match=r"objective.clip was 'absent', is 1; objective.kl_weight was 0.01, is 0.1; steps was 10, is 20"):
         workdir.claim(tmp_path, other)
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 10
 
 
+def test_a_start_that_made_nothing_does_not_bind(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    (tmp_path / "checkpoints").mkdir()
+    workdir.claim(tmp_path, CONFIG | {"seed": 1})
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match="seed was 1, is 0"):
+        workdir.claim(tmp_path, CONFIG)
+
+
 def test_what_may_change_does(tmp_path):
     workdir.claim(tmp_path, CONFIG)
+    (tmp_path / "eval/0").mkdir(parents=True)
     workdir.claim(tmp_path, CONFIG | {"steps": 20}, may_change=("steps",))
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 20
 

@@ -75,6 +75,13 @@ def test_boxes_lie_on_the_objects():
             assert min(np.abs(np.subtract(box, other)).max() for other in seen) < 1.6 / 64
 
 
+def test_an_object_across_a_seam_is_one_object():
+    for across in (0.3, 0.4, 0.5):
+        item = scene.Item(kind="ball", name="red ball", colour="red", places=(scene.Place(1, 1, across=across),))
+        seen = perception_analysis.analyse(render.render(scene.Scene(background="sky", items=(item,)))).objects
+        assert [(found.kind, found.colour) for found in seen if found.score >= 0.3] == [("ball", "red")], (across, seen)
+
+
 def test_an_empty_table_has_no_objects():
     for background in scene.BACKGROUNDS:
         picture = render.render(scene.Scene(background=background, items=(), phase=3))

@@ -1,7 +1,8 @@
 """Pictures as arrays: sizes, resizing, ranges and patches. All of it runs inside a compiled program.
 
-Resizing is Pillow's bicubic filter on uint8, bit for bit: integer coefficients of 22 fractional bits, columns first, then rows,
-rounded and clipped to uint8 after each; a side that keeps its length is left alone. Source: Pillow, Resample.c.
+Resizing is Pillow's bicubic filter on uint8, bit for bit: integer coefficients of 22 fractional bits, columns first, then rows (or rows
+first, where the height loses more than twice as many pixels as the width), rounded and clipped to uint8 after each; a side that keeps its
+length is left alone. Source: Pillow 13, Resample.c; earlier ones always take columns first, which differs by a few levels.
 Letters: B pictures, H W pixels (or latent positions), C channels, P side of a patch, N = (H/P) (W/P) patches.
 """
 
@@ -48,10 +49,11 @@ def resize(pixels: UInt8[Array, "B H W C"], height: int, width: int) -> UInt8[Ar
     """
     if pixels.dtype != jnp.uint8:
         raise ValueError(f"resize wants uint8 pictures, got {pixels.dtype}; make them with to_uint8.")
-    if pixels.shape[-2] != width:
-        pixels = _resample(pixels, pixels.ndim - 2, width)
-    if pixels.shape[-3] != height:
-        pixels = _resample(pixels, pixels.ndim - 3, height)
+    lost_rows, lost_columns = pixels.shape[-3] - height, pixels.shape[-2] - width
+    rows, columns = (pixels.ndim - 3, height), (pixels.ndim - 2, width)
+    for axis, size in (rows, columns) if lost_rows > max(0, 2 * lost_columns) else (columns, rows):
+        if pixels.shape[axis] != size:
+            pixels = _resample(pixels, axis, size)
     return pixels
 
 

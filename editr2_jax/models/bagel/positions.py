@@ -25,6 +25,16 @@ def flattened_ids(rows: int, columns: int, side: int) -> Int[np.ndarray, "N"]:
     return (np.arange(rows)[:, None] * side + np.arange(columns)[None, :]).reshape(-1).astype(np.int32)
 
 
+def interpolated_ids(rows: int, columns: int, side: int) -> Int[np.ndarray, "N"]:
+    """Ids that spread a rows x columns picture over the whole table ("interpolate" in BAGEL; no released model uses it).
+
+    A token at the fraction i / rows of the picture gets the place whose share of [0, 1) holds it; compared in float32, as the original.
+    """
+    edges = np.arange(1, side) / side
+    row, column = (np.searchsorted(np.float32(edges), np.float32(np.arange(count) / count), side="right") for count in (rows, columns))
+    return (row[:, None] * side + column[None, :]).reshape(-1).astype(np.int32)
+
+
 def sincos_table(width: int, side: int) -> Float[Array, "side*side D"]:
     """The fixed 2D table, float32, one row per place of a side x side grid."""
     quarter = width // 4

@@ -1,0 +1,35 @@
+"""Edit-R2 on the embedded world: the main job of a laptop. Run: bash launch/local.sh, or
+    python -m editr2_jax train --config=configs/tabletop_edit_r2.py --workdir=DIR
+
+Three turns; intent reconstruction before each later one; LoRA on both experts; rewards IF, CC and GA/CU from pixels. Our recommended
+settings: one baseline per turn, the filter masks pictures alone and before the statistics, separate clips for words and pictures.
+The variant `reference` has the reference's baseline, filter and clips.
+"""
+
+from editr2_jax import presets
+
+REFERENCE = {
+    "advantage.grouping": "dialogue",
+    "advantage.filter": "all",
+    "advantage.filter_first": False,
+    "advantage.learn_from_fallback": True,
+    "objective.intent.clip_low": 1e-5,
+    "objective.intent.clip_high": 1e-5,
+    "step.updates": 2,
+}
+
+
+def get_config(variant: str = "recommended"):
+    config = presets.tabletop(presets.edit_r2())
+    config.data.update(sessions=8, group=8)
+    config.tabletop.update(train=2048, test=256)
+    config.lora.update(rank=16, alpha=32.0)
+    config.rollout.kernel.noise_level = 0.9
+    config.rollout.update(window_first=1, temperature=0.9)
+    config.objective.image.update(clip_low=2e-4, clip_high=2e-4, kl_weight=0.01)
+    config.objective.intent.update(clip_low=0.2, clip_high=0.28)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=2)
+    config.step.update(updates=1, rows=64)
+    config.loop.update(steps=24, save_every=4, record_every=6, record_groups=2)
+    config.evaluate.update(sessions=256, rows=64)
+    return presets.on(config, variant, {"recommended": {}, "reference": REFERENCE})

@@ -1,0 +1,250 @@
+"""The recorded learning steps: loss, its terms, and gradients by the checkpoint's own names.
+
+One stored stochastic step of a drawn picture, and the text that was written before it, through the objectives that training runs. The
+contexts are read under the current weights without gradient, or, in the attached case, with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.kv_cache import KVCache
+from editr2_jax.objectives import image_objective, intent_objective
+from editr2_jax.objectives.image_objective import ImageObjectiveConfig, StoredStep
+from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
+from editr2_jax.policies import context as contexts
+from editr2_jax.policies import dialogue as dialogues
+from editr2_jax.policies import image_policy, intent_policy
+from editr2_jax.policies.context import Context
+from editr2_jax.policies.image_policy import FlowConfig
+from editr2_jax.porting import bagel_weights
+from editr2_jax.porting.verify_subject import Compiled, Subject, dialogue, flow_of, size_of
+from editr2_jax.rl import joint
+
+Ours = Mapping[str, Any]
+_CONTEXT = "i_ctx"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Words:
+    """The text that was written before the picture: its question, its tokens and how likely they were."""
+
+    question: tuple[Array, Array]  # system prompt and question [1, T]
+    tokens: Array  # [1, K]
+    old_log_prob: Float[Array, "1 K"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Numbers of one learning step; they vary from case to case under one program."""
+
+    stored: StoredStep
+    words: Words | None
+    clip_low: Array
+    clip_high: Array
+    advantage_clip: Array
+    kl_weight: Array
+    used: Array  # bool [1]: whether the sample teaches at all
+    speaks: Array  # bool [1]: whether the text is part of the loss
+
+
+def words_before(subject: Subject, case: str) -> Ours:
+    """The text's log-probabilities under the policy."""
+    words = _words(subject)
+    temperature = subject.recorded.args(case)["temperature"]
+    cache = _asked(subject.compiled, subject.context, words, subject.scratch)
+    scored, _ = intent_policy.log_prob(subject.compiled, cache, words.tokens, _count(words), temperature=temperature)
+    return {f"{case}.new_log_probs": scored[0]}
+
+
+def learning_step(subject: Subject, case: str) -> Ours:
+    """Loss, terms and gradients of one learning step."""
+    recorded, args = subject.recorded, subject.recorded.args(case)
+    drawn = recorded.args(args["stored_case"])
+    kernel = dataclasses.replace(flow_of(drawn).kernel, noise_level=args["noise_level"])
+    flow, size = flow_of(drawn, kernel=kernel), size_of(drawn)
+    lesson = _lesson(subject, case)
+    how = {"flow": flow, "size": size, "scratch": subject.scratch}
+    x, t = lesson.stored.x, flow.grid()[lesson.stored.step]
+    seen = contexts.sight(subject.context)
+    v, v_ref = (
+        image_policy.guided_velocity(model, subject.context, seen, x, t, **how) for model in (subject.compiled, subject.reference)
+    )
+    ours = {"v_t": v[0], "v_t_ref": v_ref[0]}
+    ours["prev_sample_mean_ref"] = image_policy.transition_density(flow, v_ref, x, lesson.stored.x_next, lesson.stored.step).mean[0]
+
+    attached = args["gradient_mode"] == "attached"
+    how |= {
+        "kl": "velocity" if args.get("use_velocity_kl") else "latent",
+        "temperature": recorded.args(_CONTEXT)["temperature"] if lesson.words is not None else 1.0,
+        "capacity": subject.capacity if attached else None,
+    }
+    given = (subject.terms if attached else subject.context, lesson, v_ref)
+    if not any(".grad" in name for name in recorded.outputs(case)):
+        ours |= _loss(subject.compiled, *given, **how)[1]
+        return {f"{case}.{name}": value for name, value in ours.items()}
+    value, gradient = _graded(subject.model, *given, **how)
+    return {f"{case}.{name}": value for name, value in (ours | value).items()} | _gradients(subject, case, gradient)
+
+
+def _graded(model: Bagel, *given: Any, **how: Any) -> tuple[dict[str, Array], nnx.State]:
+    """The loss with its terms, and its gradient by every parameter that training may train: all but the autoencoder's.
+
+    Differentiated method by method, so that all cases share the compiled methods' gradients as they share the methods.
+    """
+    trained = lambda path, value: isinstance(value, nnx.Param) and path[0] != "vae"  # noqa: E731
+    graph, parameters, rest = nnx.split(model, trained, ...)
+    gradient, told = jax.grad(lambda p: _loss(Compiled(nnx.merge(graph, p, rest)), *given, **how), has_aux=True)(parameters)
+    return told, gradient
+
+
+def _loss(
+    model: Compiled,
+    before: Context | tuple[Array, ...],
+    lesson: Lesson,
+    reference_velocity: Float[Array, "1 L C"],
+    *,
+    kl: str,
+    temperature: float,
+    capacity: tuple[int, int] | None,
+    flow: FlowConfig,
+    size: tuple[int, int],
+    scratch: int,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The loss of one row and one stochastic step, the first of its window, with which the text is counted.
+
+    before: the context as it was read under these weights, a constant; or, with a capacity, what is to be read with gradient.
+    """
+    attached = capacity is not None
+    keep = (lambda x: x) if attached else jax.lax.stop_gradient
+    stage = keep(dialogue(model, before, capacity=capacity)[-1] if attached else before)
+    clip = {"clip_low": lesson.clip_low, "clip_high": lesson.clip_high}
+    image = image_objective.terms(
+        model,
+        stage,
+        contexts.sight(stage),
+        lesson.stored,
+        reference_velocity=reference_velocity,
+        config=ImageObjectiveConfig(**clip, advantage_clip=lesson.advantage_clip, kl_weight=lesson.kl_weight, kl=kl),
+        flow=flow,
+        size=size,
+        scratch=scratch,
+    )
+    told = _image_numbers(image)
+    words = None
+    if lesson.words is not None:
+        words = intent_objective.terms(
+            model,
+            keep(_asked(model, stage, lesson.words, scratch)),
+            lesson.words.tokens,
+            _count(lesson.words),
+            old_log_prob=lesson.words.old_log_prob,
+            advantage=lesson.stored.advantage,
+            temperature=temperature,
+            config=IntentObjectiveConfig(**clip),
+        )
+        told |= _text_numbers(words)
+    combined = joint.combine(
+        image.surrogate.loss[:, None],
+        image.kl[:, None],
+        None if words is None else words.loss,
+        image_mask=lesson.used,
+        text_mask=lesson.used & lesson.speaks,
+        kl_weight=lesson.kl_weight,
+    )
+    return combined.total[0], told | {"loss": combined.total[0]}
+
+
+def _image_numbers(image: image_objective.Terms) -> dict[str, Array]:
+    clipped, density = image.surrogate, image.density
+    return {
+        "prev_sample_mean": density.mean[0],
+        "std_dev_t": density.sigma[0],
+        "log_prob": density.log_prob[0],
+        "ratio": clipped.ratio[0],
+        "policy_loss": clipped.loss[0],
+        "kl_loss": image.kl[0],
+        "clipfrac": (clipped.above | clipped.below)[0].astype(jnp.float32),
+        "clipfrac_gt_one": clipped.above[0].astype(jnp.float32),
+        "clipfrac_lt_one": clipped.below[0].astype(jnp.float32),
+    }
+
+
+def _text_numbers(words: intent_objective.Terms) -> dict[str, Array]:
+    mean = lambda value: jnp.mean(value.astype(jnp.float32))  # noqa: E731
+    clipped = words.surrogate
+    return {"text_loss": words.loss[0], "text_clipfrac": mean(clipped.above | clipped.below), "text_ratio_mean": mean(clipped.ratio)}
+
+
+def _asked(model: Compiled, stage: Context, words: Words, scratch: int) -> KVCache:
+    """The dialogue before its latest instruction, followed by the question: as the update finds it in a replay."""
+    seen = contexts.sight(stage)
+    drawing = jax.tree.map(lambda leaf: leaf[None], seen)
+    replay = dialogues.Replay(
+        context=stage, drawing=drawing, thinking_visible=seen.without_instruction[None], thinking_rope=stage.rope_before[None]
+    )
+    segments = tuple((ids, jnp.full((1,), ids.shape[1], jnp.int32)) for ids in words.question)
+    return intent_policy.ask(model, replay.thinking(jnp.int32(0), scratch), segments)
+
+
+def _count(words: Words) -> Array:
+    return jnp.full((1,), words.tokens.shape[1], jnp.int32)
+
+
+def _words(subject: Subject) -> Words:
+    recorded = subject.recorded
+    return Words(
+        question=tuple(jnp.asarray(recorded[f"{_CONTEXT}.segment{i}_ids"])[None] for i in (1, 2)),
+        tokens=jnp.asarray(recorded[f"{_CONTEXT}.pe_ids"])[None, 1:],  # recorded with the begin token, which ours adds itself
+        old_log_prob=jnp.asarray(recorded[f"{_CONTEXT}.old_log_probs"])[None],
+    )
+
+
+def _lesson(subject: Subject, case: str) -> Lesson:
+    """The stored step of a case and the numbers it learns with."""
+    recorded, args = subject.recorded, subject.recorded.args(case)
+    stored, k = args["stored_case"], args["step_in_window"]
+    latents = jnp.asarray(recorded[f"{stored}.all_latents"])
+    number = lambda name: jnp.float32(args[name])  # noqa: E731
+    return Lesson(
+        stored=StoredStep(
+            x=latents[k][None],
+            x_next=latents[k + 1][None],
+            step=jnp.asarray([recorded.args(stored)["sde_window_begin"] + k], jnp.int32),
+            old_log_prob=jnp.asarray(recorded[f"{case}.old_log_prob"])[None],
+            advantage=number("advantage")[None],
+        ),
+        words=_words(subject) if _CONTEXT in recorded.cases else None,
+        clip_low=number("clip_range_lt"),
+        clip_high=number("clip_range_gt"),
+        advantage_clip=number("adv_clip_max"),
+        kl_weight=number("beta"),
+        used=jnp.asarray([args.get("used", True)]),
+        speaks=jnp.asarray([args["text_loss"]]),
+    )
+
+
+def _gradients(subject: Subject, case: str, gradient: nnx.State) -> dict[str, np.ndarray]:
+    """Gradients by the checkpoint's names, and the norms of all of them; -1 is recorded where there is none, ours is then all zeros."""
+    found = bagel_weights.export(gradient)
+    ours = {f"{case}.grad.{name}": value for name, value in found.items()}
+    if (norms := f"{case}.grad_norms") in subject.recorded:
+        sizes = np.asarray([np.linalg.norm(found[name].astype(np.float64)) for name in subject.recorded.parameter_names])
+        none = (subject.recorded[norms] == -1) & (sizes == 0)
+        ours[norms] = np.where(none, -1.0, sizes)
+    return ours
+
+
+_STEPS = ("i1", "i1_attached", "i2", "i3", "i4", "i5", "i6")
+CASES: dict[str, Callable[[Subject, str], Ours]] = {_CONTEXT: words_before} | dict.fromkeys(_STEPS, learning_step)

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Makes the shipped tiny base again: fresh weights, autoencoder, supervised training, export in the official layout. Run again, it resumes.
+#   bash launch/tiny_base.sh OUT [VARIANT]        VARIANT: laptop (default) or accelerator
+# OUT/base is the checkpoint; OUT/autoencoder and OUT/supervised are the workdirs with their curves.
+set -euo pipefail
+
+here=$PWD
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+[[ $# -ge 1 ]] || fail "usage: bash launch/tiny_base.sh OUT [VARIANT]"
+out=$1
+[[ $out == /* ]] || out=$here/$out
+variant=${2:-laptop}
+
+use_environment cpu
+cd "$root"
+mkdir -p "$out"
+[[ -d $out/fresh ]] || python -m editr2_jax init --out="$out/fresh"
+if [[ ! -d $out/autoencoded ]]; then
+    python -m editr2_jax train --config=configs/tabletop_autoencoder.py:"$variant" --workdir="$out/autoencoder" \
+        --config.model.checkpoint="$out/fresh"
+    python -m editr2_jax port export --run="$out/autoencoder" --out="$out/autoencoded"
+fi
+python -m editr2_jax train --config=configs/tabletop_supervised.py:"$variant" --workdir="$out/supervised" \
+    --config.model.checkpoint="$out/autoencoded" --config.data.path="$out/autoencoder/data"
+rm -rf "$out/base"
+python -m editr2_jax port export --run="$out/supervised" --out="$out/base" --dtype=bfloat16
+echo "base checkpoint: $out/base"

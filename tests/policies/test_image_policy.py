@@ -1,0 +1,127 @@
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_world
+
+from editr2_jax.flow import guidance
+from editr2_jax.flow.kernels import Kernel
+from editr2_jax.policies import context as contexts
+from editr2_jax.policies import image_policy
+from editr2_jax.policies.image_policy import FlowConfig
+
+SIZE = (tiny_world.HEIGHT, tiny_world.WIDTH)
+
+
+def test_log_prob_of_a_fresh_sample_gives_ratio_one_in_every_turn_and_step():
+    drawn = np.asarray(tiny_world.rollout().played.image_log_prob)
+    again, _ = tiny_world.asked()
+    assert drawn.shape == (4, tiny_world.TURNS, tiny_world.POLICY.flow.window)
+    np.testing.assert_allclose(np.exp(again - drawn), 1.0, atol=2e-6)  # a fifth of the narrowest clip
+
+
+def test_log_prob_of_another_policy_does_not():
+    """The law above would hold of constants too."""
+    other, _ = tiny_world.updater().ask_again(tiny_world.fresh(), tiny_world.rollout().played)
+    assert np.all(np.abs(np.asarray(other) - tiny_world.asked()[0]) > 1e-3)
+
+
+# Branches count by their number: the fake model's velocity in branch i is a field of its own, plus a part of x.
+FIELDS = np.random.default_rng(0).standard_normal((3, 1, 6, 64)).astype(np.float32)
+
+
+class FakeModel:
+    """Remembers how many branches it was asked for."""
+
+    def __init__(self):
+        self.branches = []
+
+    def latent_grid(self, height, width):
+        return height // 16, width // 16
+
+    def velocity(self, x, t, *, grid, start, views):
+        self.branches.append(x.shape[1])
+        assert start.shape[1] == x.shape[1] == sum(view.visible.shape[1] for view in views)
+        return 0.1 * x + FIELDS[: x.shape[1]].swapaxes(0, 1)
+
+
+def _context(rows: int = 2):
+    """Enough of a context for a model that looks at none of it."""
+    cache = types.SimpleNamespace(k=jnp.zeros((1, rows, 1, 4, 2)), v=jnp.zeros((1, rows, 1, 4, 2)), capacity=4)
+    blank = jnp.ones((rows, 4), bool)
+    seen = contexts.Sight(full=blank, without_instruction=blank, without_pictures=blank, start=jnp.zeros((rows, 3), jnp.int32))
+    return types.SimpleNamespace(full=cache, text=cache), seen
+
+
+def _guided(flow: FlowConfig, t: float = 0.5):
+    model = FakeModel()
+    context, seen = _context()
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 6, 64)), jnp.float32)
+    v = image_policy.guided_velocity(model, context, seen, x, jnp.full((2,), t), flow=flow, size=SIZE)
+    return v, model.branches, [0.1 * x + field for field in FIELDS]
+
+
+@pytest.mark.parametrize(("text_scale", "image_scale", "branches"), [(4.0, 2.0, 3), (4.0, 1.0, 2), (1.0, 2.0, 1), (1.0, 1.0, 1)])
+def test_guidance_that_is_off_runs_fewer_branches_and_changes_nothing(text_scale, image_scale, branches):
+    v, ran, (full, no_text, no_image) = _guided(FlowConfig(text_scale=text_scale, image_scale=image_scale))
+    assert ran == [branches] == [FlowConfig(text_scale=text_scale, image_scale=image_scale).branches]
+    expected = guidance.guide(full, no_text, no_image, text_scale=text_scale, image_scale=image_scale)
+    np.testing.assert_allclose(v, expected, rtol=1e-6)
+    if branches == 1:
+        np.testing.assert_array_equal(v, full)
+
+
+def test_outside_its_interval_guidance_is_off():
+    flow = FlowConfig(interval=(0.2, 0.9))
+    for t, guided in ((0.1, False), (0.2, False), (0.9, True), (0.95, False)):
+        v, _, (full, *_) = _guided(flow, t)
+        assert bool(jnp.all(v == full)) != guided
+
+
+def _sample(flow: FlowConfig, begin=0, **more):
+    """A drawing by the fake model (its context is looked at by nobody), and the same context's sight."""
+    context, seen = _context()
+    context.full.valid = context.text.valid = seen.full
+    context.full.rope = context.text.rope = context.rope_before = jnp.zeros((2,), jnp.int32)
+    context.instruction = ~seen.full
+    noise = jax.random.normal(jax.random.key(0), (2, 6, 64))
+    return image_policy.sample(FakeModel(), context, flow=flow, size=SIZE, noise=noise, begin=begin, **more), context, seen
+
+
+@pytest.mark.parametrize("kernel", [Kernel(), Kernel(kind="cps", noise_level=0.8)])
+def test_each_row_s_window_is_scored_as_it_was_drawn(kernel):
+    flow = FlowConfig(grid_points=7, window=2, kernel=kernel)  # the last step of cps has no noise, so it is no part of a window here
+    begin = jnp.array([0, 3])
+    draw = lambda step: jax.random.normal(jax.random.fold_in(jax.random.key(1), step), (2, 6, 64))  # noqa: E731
+    done, context, seen = _sample(flow, begin, step_noise=draw)
+    path = done.trajectory
+    np.testing.assert_array_equal(path.step, [[0, 1], [3, 4]])
+    assert np.all(np.isfinite(path.log_prob)) and np.all(np.asarray(path.log_prob) < 0)
+    for slot in range(2):
+        density, _ = image_policy.log_prob(
+            FakeModel(), context, seen, path.latents[:, slot], path.latents[:, slot + 1], path.step[:, slot], flow=flow, size=SIZE
+        )
+        np.testing.assert_allclose(density.log_prob, path.log_prob[:, slot], atol=1e-6)
+
+
+def test_without_a_window_nothing_is_drawn_at_random():
+    def never(step):
+        raise AssertionError("a drawing without noise asked for noise")
+
+    done, *_ = _sample(FlowConfig(grid_points=4, window=0), step_noise=never)
+    assert done.trajectory.log_prob.shape == (2, 0) and bool(jnp.all(jnp.isfinite(done.latent)))
+
+
+def test_a_flow_that_cannot_be_is_refused():
+    assert FlowConfig(grid_points=15).steps == 14 and FlowConfig(grid_points=15).grid().shape == (15,)
+    for wrong, message in (
+        ({"renorm": "token"}, "renorm is 'token'; choose one of global, channel, text_channel"),
+        ({"grid_points": 2, "window": 2}, "2 grid points cannot hold 2 stochastic steps"),
+        ({"grid_points": 1, "window": 0}, "1 grid points"),
+        ({"window": -1}, "-1 stochastic steps"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(FlowConfig(), **wrong)

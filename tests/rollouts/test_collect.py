@@ -1,0 +1,163 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny_world
+
+from editr2_jax.rollouts import collect, in_context_cot
+
+TURNS, SLOTS = tiny_world.TURNS, tiny_world.SLOTS
+
+
+def _assert_same(rollout, rows, other) -> None:
+    """`other` is `rows` of `rollout`, up to rounding."""
+    rows = list(rows)
+    assert [s.session.id for s in other.samples] == [rollout.samples[i].session.id for i in rows]
+    for name in ("intents", "answers"):
+        assert getattr(other, name) == tuple(getattr(rollout, name)[i] for i in rows)
+    np.testing.assert_array_equal(other.fallback, rollout.fallback[rows])
+    np.testing.assert_array_equal(other.pictures, rollout.pictures[rows])
+    for name in ("latents", "image_log_prob", "intent_log_prob"):
+        np.testing.assert_allclose(getattr(other.played, name), np.asarray(getattr(rollout.played, name))[rows], atol=2e-5)
+    for name in ("step", "intent", "intent_count"):
+        np.testing.assert_array_equal(getattr(other.played, name), np.asarray(getattr(rollout.played, name))[rows])
+
+
+@pytest.mark.parametrize("rows", [(0, 1), (2, 3), (1, 2)])
+def test_who_else_is_in_the_batch_does_not_matter(rows):
+    """Each session alone; and one member of either, so that a picture that was encoded once for its group is encoded for itself."""
+    _assert_same(tiny_world.rollout(), rows, tiny_world.play([tiny_world.samples()[i] for i in rows]))
+
+
+def test_the_same_key_plays_the_same_and_another_key_another():
+    _assert_same(tiny_world.rollout(), range(4), tiny_world.play())
+    assert not np.array_equal(tiny_world.play(seed=4).pictures, tiny_world.rollout().pictures)
+
+
+def test_members_of_a_group_share_their_start_and_window_and_nothing_else():
+    played = tiny_world.rollout().played
+    step, latents = np.asarray(played.step), np.asarray(played.latents)
+    for first, second in ((0, 1), (2, 3)):
+        np.testing.assert_array_equal(step[first], step[second])
+        np.testing.assert_allclose(latents[first, 0, 0], latents[second, 0, 0], atol=1e-6)  # before the first stochastic step
+        assert not np.allclose(latents[first, 0, 1], latents[second, 0, 1], atol=1e-2)
+    assert not np.allclose(latents[0, 0, 0], latents[2, 0, 0], atol=1e-2)
+
+
+def test_windows_lie_in_their_range_and_move_from_turn_to_turn_and_session_to_session():
+    played = [tiny_world.rollout().played, tiny_world.play(seed=4).played]
+    first = np.concatenate([np.asarray(p.step)[::2, :, 0] for p in played])
+    np.testing.assert_array_equal(np.concatenate([np.diff(p.step, axis=2) for p in played]), 1)
+    assert set(first.reshape(-1)) == {0, 1}  # 3 steps hold a window of 2 in two ways
+    assert len({tuple(row) for row in first}) > 1
+
+
+def test_what_a_rollout_holds():
+    rollout, played = tiny_world.rollout(), tiny_world.rollout().played
+    assert rollout.pictures.dtype == np.uint8 and rollout.pictures.shape == (4, TURNS, tiny_world.HEIGHT, tiny_world.WIDTH, 3)
+    np.testing.assert_array_equal(played.script.pictures, rollout.pictures)  # what is scored is what the next turn sees
+    np.testing.assert_array_equal(played.script.source, np.stack([s.picture for s in tiny_world.samples()[::2]]))
+    assert not np.asarray(played.intent_count)[:, 0].any() and np.all(np.asarray(played.intent_count)[:, 1] > 0)
+    words = tiny_world.Words()
+    for row in range(4):
+        assert rollout.answers[row][0] is rollout.intents[row][0] is None and not rollout.fallback[row, 0]
+        ids = np.asarray(played.intent)[row, 1, : int(played.intent_count[row, 1])].tolist()
+        assert rollout.answers[row][1] == words.decode([i for i in ids if i != words.eos])
+        said = rollout.samples[row].session.turns[1].instruction
+        assert (rollout.intents[row][1], rollout.fallback[row, 1]) == in_context_cot.parse(rollout.answers[row][1], said)
+
+
+def test_the_rollout_has_intents_and_fallbacks():
+    """What the tests of this file are worth."""
+    assert set(tiny_world.rollout().fallback[:, 1]) == {True, False}
+
+
+def test_pictures_are_conditioned_on_the_intent_where_there_is_one():
+    rollout, words = tiny_world.rollout(), tiny_world.Words()
+    script = rollout.played.script
+    for row in range(4):
+        texts = [rollout.samples[row].session.turns[0].instruction, rollout.intents[row][1]]
+        for t, text in enumerate(texts):
+            expected = [words.bos, *words.encode(text), words.eos]
+            assert np.asarray(script.instruction)[row, t, : int(script.instruction_count[row, t])].tolist() == expected
+
+
+def test_the_question_is_asked_before_later_turns_only():
+    script, words = tiny_world.rollout().played.script, tiny_world.Words()
+    (_, system_count), (ids, count) = script.question
+    assert not np.asarray(system_count)[:, 0].any() and not np.asarray(count)[:, 0].any()
+    texts = [turn.instruction for turn in tiny_world.samples()[2].session.turns]
+    expected = words.encode(in_context_cot.question(tiny_world.PROMPT, texts, 1))
+    assert np.asarray(ids)[2, 1, : int(count[2, 1])].tolist() == [words.bos, *expected, words.eos]
+
+
+def test_turns_are_told_as_they_happen_with_the_pictures_so_far():
+    told = []
+    rollout = tiny_world.play(on_turn=lambda t, episodes: told.append((t, episodes)))
+    assert [t for t, _ in told] == list(range(TURNS))
+    for t, episodes in told:
+        for row, episode in enumerate(episodes):
+            assert episode.turn == t and episode.session is rollout.samples[row].session
+            seen = (rollout.samples[row].picture, *rollout.pictures[row, : t + 1])
+            assert len(episode.pictures) == t + 2 and all(np.array_equal(a, b) for a, b in zip(episode.pictures, seen, strict=True))
+
+
+class Says(tiny_world.Words):
+    """Reads whatever the model wrote as one sentence."""
+
+    def __init__(self, sentence: str):
+        self.sentence = sentence
+
+    def decode(self, ids) -> str:
+        return self.sentence
+
+
+@pytest.mark.parametrize(
+    ("written", "intent"),
+    [
+        ("hm</think>paint the box", "paint the box"),
+        ("paint the box", None),  # no tag
+        ("</think>" + "paint " * (SLOTS.later - 1), None),  # with begin and end token one too long to condition a picture
+        ("</think>" + "paint " * (SLOTS.later - 2), " ".join(["paint"] * (SLOTS.later - 2))),
+    ],
+)
+def test_an_answer_conditions_the_picture_or_falls_back_to_the_instruction(written, intent):
+    rollout = tiny_world.play(tokenizer=Says(written))
+    said = [sample.session.turns[1].instruction for sample in rollout.samples]
+    assert [row[1] for row in rollout.intents] == ([intent] * 4 if intent else said)
+    assert rollout.fallback[:, 1].all() == (intent is None) and not rollout.fallback[:, 0].any()
+    assert {row[1] for row in rollout.answers} == {written}
+
+
+def test_without_reconstruction_every_turn_is_drawn_from_its_own_instruction():
+    literal = copy.copy(tiny_world.player())
+    literal.config = dataclasses.replace(literal.config, reconstruct=False)
+    rollout = tiny_world.play(by=literal)
+    assert set(rollout.intents) == set(rollout.answers) == {(None,) * TURNS}
+    assert not rollout.fallback.any() and not np.asarray(rollout.played.intent_count).any()
+    fallen = np.flatnonzero(tiny_world.rollout().fallback[:, 1])  # these were drawn from their instructions too
+    np.testing.assert_array_equal(rollout.pictures[fallen], tiny_world.rollout().pictures[fallen])
+
+
+def test_without_noise_the_members_of_a_group_play_alike():
+    rollout = tiny_world.play(by=tiny_world.still_player())
+    assert rollout.played.image_log_prob.shape == (4, TURNS, 0)
+    for first, second in ((0, 1), (2, 3)):
+        np.testing.assert_array_equal(rollout.pictures[first], rollout.pictures[second])
+        assert rollout.intents[first] == rollout.intents[second]
+    assert not np.array_equal(rollout.pictures[0], rollout.pictures[2])
+
+
+def test_an_instruction_without_room_is_refused_naming_its_turn():
+    sample = tiny_world.samples()[0]
+    long = dataclasses.replace(sample.session, turns=(tiny_world.turn("paint " * SLOTS.instruction), sample.session.turns[1]))
+    some = [dataclasses.replace(sample, session=long), dataclasses.replace(sample, member=1), *tiny_world.samples()[2:]]
+    with pytest.raises(ValueError, match=f"the instruction of turn 0 takes {SLOTS.instruction + 2} tokens but has {SLOTS.instruction} slots"):
+        tiny_world.play(some)
+
+
+def test_the_shape_of_a_session_is_its_picture_and_the_turns_played():
+    sample = tiny_world.samples()[0]
+    assert collect.shape_of(sample, 5) == collect.Shape(tiny_world.HEIGHT, tiny_world.WIDTH, TURNS)
+    assert collect.shape_of(sample, 1).turns == 1

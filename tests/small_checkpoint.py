@@ -1,0 +1,134 @@
+"""A whole checkpoint in the official layout, small enough to train, evaluate and edit with in a test; and the command line to do it.
+
+Everything the commands read is real: configuration files, safetensors, tokenizer. The weights are random, so the intents that the model
+writes are rambles (every later turn falls back to its instruction) and its pictures are noise.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from editr2_jax.cli import main as entry
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "tests/end_to_end/small_run.py"
+VOCAB = 480
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+def small_config():
+    """The sizes of the recorded tiny model, with a vocabulary that a tokenizer can have."""
+    from editr2_jax.models.bagel import config
+
+    base = config.tiny()
+    tokens = config.SpecialTokens(bos=476, eos=477, image_start=478, image_end=479)
+    return dataclasses.replace(base, decoder=dataclasses.replace(base.decoder, vocab=VOCAB), tokens=tokens)
+
+
+def random_weights(size, *, seed: int = 0):
+    """A model of random numbers, made without compiling anything."""
+    from editr2_jax.models.bagel import bagel
+    from editr2_jax.porting import rules, vit_weights
+
+    rng = np.random.default_rng(seed)
+
+    def array(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        if path in ("latent.pos", "vit_pos"):
+            return np.asarray(vit_weights.sincos(shape), np.float32)
+        if path.endswith(".scale"):
+            return np.ones(shape, np.float32)
+        return rng.normal(0, 0.02 if path.endswith((".b", ".bias")) else 0.1, shape).astype(np.float32)
+
+    model = bagel.abstract(size)
+    return rules.fill(model, {path: array(path, leaf.shape) for path, leaf in rules.leaves(model).items()})
+
+
+def write(folder: Path, *, size=None, seed: int = 0) -> Path:
+    """Writes the checkpoint folder: configuration, weights, autoencoder, tokenizer."""
+    from editr2_jax import presets
+    from editr2_jax.data.tokenizer import train_tiny
+    from editr2_jax.porting import export
+    from editr2_jax.rollouts import in_context_cot
+    from editr2_jax.tabletop import world
+
+    words, prompt = world.vocabulary_sentences(3000), presets.tabletop(presets.edit_r2()).rollout.prompt
+    asked = [f"{prompt.system} {in_context_cot.question(prompt, [a, b], 1)}" for a, b in zip(words[::3], words[1::3], strict=False)]
+    train_tiny([*words, *map(in_context_cot.answer, words), *asked], VOCAB, folder)
+    export.write_folder(random_weights(size or small_config(), seed=seed), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory) -> Path:
+    """The checkpoint, made once; nobody changes it (copy it to break it)."""
+    return write(tmp_path_factory.mktemp("checkpoint") / "small")
+
+
+# the command line ------------------------------------------------------------------------------------------------------------------
+
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+@pytest.fixture
+def cli(capfd, compiled_once, monkeypatch):
+    """Runs a command inside this process: cli("train", "--config=...") -> Outcome."""
+    import tiny_world
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(jax, "jit", tiny_world.jit)  # compiles in a fraction of the time, to slower code
+
+    def run(*argv) -> Outcome:
+        capfd.readouterr()
+        status = entry.main([str(argument) for argument in argv])
+        return Outcome(status=status, **capfd.readouterr()._asdict())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory):
+    """Commands of one test session share what they compile: every command makes its functions anew, but most are the same."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {
+        "jax_enable_compilation_cache": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield Path(settings["jax_compilation_cache_dir"])
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def start(*argv, compiled: Path, **more) -> subprocess.Popen:
+    """The same command in a process of its own, for tests that end it. compiled: where processes keep what they compile."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK}",
+    }
+    command = [sys.executable, "-m", "editr2_jax", *map(str, argv)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
