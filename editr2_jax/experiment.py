@@ -28,6 +28,7 @@ from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.network import Network
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import SupervisedConfig
+from editr2_jax.porting import bagel_weights
 from editr2_jax.porting import export as porting_export
 from editr2_jax.records import Sample, Session, Turn
 from editr2_jax.rollouts import collect
@@ -311,23 +312,48 @@ def last_state(config, model: Model, run: Path) -> TrainState:
 
 def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | None = None) -> str:
     """Writes the last checkpoint of a run as a PyTorch folder: whole (adapters folded in, tokenizer beside it) or the adapter alone."""
+    _refuse_filled(out)
     model = assemble.model(config)
     state = last_state(config, model, run)
     whole = merged(model.network, Weights(trainable=state.trainable, frozen=model.frozen))
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: is not empty; choose another --out, nothing is overwritten.")
     if adapter:
         porting_export.write_adapter(whole, out)
         return f"adapter of step {int(state.step)} in {out}"
     if config.recipe == "autoencoder":
         whole = calibrated(whole, config, assemble.data_folder(config, run))
+    _write_whole(whole, assemble.checkpoint_folder(config.model.checkpoint), out, dtype)
+    return f"step {int(state.step)} of {run} in {out}"
+
+
+def convert(checkpoint: Path, out: Path, *, dtype: str | None = None) -> str:
+    """Reads a checkpoint folder, accounting for every key both ways, and writes it again as a whole; says what it held."""
+    _refuse_filled(out)
+    whole = bagel_weights.load_folder(checkpoint, dtype=jnp.dtype(dtype or "float32"))
+    _write_whole(whole, checkpoint, out, dtype)
+    leaves = jax.tree.leaves(nnx.state(whole))
+    parameters = sum(int(leaf.size) for leaf in leaves)
+    return f"{parameters:,} numbers in {len(leaves)} arrays, every key used and every parameter filled; written to {out}"
+
+
+def _refuse_filled(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: is not empty; choose another --out, nothing is overwritten.")
+
+
+def _write_whole(whole: Bagel, source: Path, out: Path, dtype: str | None) -> None:
+    """A complete folder or none: written beside `out`, then renamed. The tokenizer's files come from `source`, where it has them."""
     if dtype is not None:
         cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
         nnx.update(whole, jax.tree.map(cast, nnx.state(whole)))
-    porting_export.write_folder(whole, out)
+    beside = out.with_name(f"{out.name}.unfinished")
+    shutil.rmtree(beside, ignore_errors=True)
+    porting_export.write_folder(whole, beside)
     for name in TOKENIZER_FILES:
-        shutil.copyfile(assemble.checkpoint_folder(config.model.checkpoint) / name, out / name)
-    return f"step {int(state.step)} of {run} in {out}"
+        if (source / name).is_file():
+            shutil.copyfile(source / name, beside / name)
+    if out.exists():
+        out.rmdir()
+    beside.rename(out)
 
 
 def calibrated(whole: Bagel, config, data: Path, *, sessions: int = 256) -> Bagel:

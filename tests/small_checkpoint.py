@@ -4,30 +4,33 @@ Everything the commands read is real: configuration files, safetensors, tokenize
 writes are rambles (every later turn falls back to its instruction) and its pictures are noise.
 """
 
+import contextlib
 import dataclasses
+import functools
+import io
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parent / "golden"))  # bagel_cases, which tiny_world reads
 
 import jax
 import numpy as np
 import pytest
+import tiny_world
 
 from editr2_jax.cli import main as entry
 
 ROOT = Path(__file__).parents[1]
-CONFIG = "tests/end_to_end/small_run.py"
+CONFIG = ROOT / "tests/end_to_end/small_run.py"
 VOCAB = 480
+PATIENCE = 1800  # seconds that a command of its own process may take on a machine with other work to do
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
+# the checkpoint --------------------------------------------------------------------------------------------------------------------
 
 
 def small_config():
@@ -57,7 +60,7 @@ def random_weights(size, *, seed: int = 0):
     return rules.fill(model, {path: array(path, leaf.shape) for path, leaf in rules.leaves(model).items()})
 
 
-def write(folder: Path, *, size=None, seed: int = 0) -> Path:
+def write(folder: Path) -> Path:
     """Writes the checkpoint folder: configuration, weights, autoencoder, tokenizer."""
     from editr2_jax import presets
     from editr2_jax.data.tokenizer import train_tiny
@@ -68,67 +71,81 @@ def write(folder: Path, *, size=None, seed: int = 0) -> Path:
     words, prompt = world.vocabulary_sentences(3000), presets.tabletop(presets.edit_r2()).rollout.prompt
     asked = [f"{prompt.system} {in_context_cot.question(prompt, [a, b], 1)}" for a, b in zip(words[::3], words[1::3], strict=False)]
     train_tiny([*words, *map(in_context_cot.answer, words), *asked], VOCAB, folder)
-    export.write_folder(random_weights(size or small_config(), seed=seed), folder)
+    export.write_folder(random_weights(small_config()), folder)
     return folder
 
 
+@functools.cache
+def _scratch() -> Path:
+    """A folder that this process keeps to its end."""
+    folder = tempfile.TemporaryDirectory(prefix="editr2_tests_")
+    _scratch.folder = folder  # removed with the process
+    return Path(folder.name)
+
+
 @pytest.fixture(scope="session")
-def small_checkpoint(tmp_path_factory) -> Path:
-    """The checkpoint, made once; nobody changes it (copy it to break it)."""
-    return write(tmp_path_factory.mktemp("checkpoint") / "small")
+def small_checkpoint() -> Path:
+    """The checkpoint, made once in a process; nobody changes it (copy it to break it)."""
+    folder = _scratch() / "checkpoint"
+    return folder if folder.exists() else write(folder)
 
 
 # the command line ------------------------------------------------------------------------------------------------------------------
 
-QUICK = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
 
 
-@pytest.fixture
-def cli(capfd, compiled_once, monkeypatch):
-    """Runs a command inside this process: cli("train", "--config=...") -> Outcome."""
-    import tiny_world
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(jax, "jit", tiny_world.jit)  # compiles in a fraction of the time, to slower code
-
-    def run(*argv) -> Outcome:
-        capfd.readouterr()
+def call(*argv) -> Outcome:
+    """Runs a command inside this process, what it compiles made quickly (see tiny_world)."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), mock.patch.object(jax, "jit", tiny_world.jit):
         status = entry.main([str(argument) for argument in argv])
-        return Outcome(status=status, **capfd.readouterr()._asdict())
-
-    return run
+    return Outcome(status=status, out=out.getvalue(), err=err.getvalue())
 
 
 @pytest.fixture(scope="session")
-def compiled_once(tmp_path_factory):
-    """Commands of one test session share what they compile: every command makes its functions anew, but most are the same."""
+def compiled_once():
+    """Commands share what they compile: each makes its functions anew, but most of them are the same."""
     from jax.experimental.compilation_cache import compilation_cache
 
     settings = {
         "jax_enable_compilation_cache": True,
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": str(_scratch() / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in settings}
+    _configure(settings)
+    compilation_cache.reset_cache()
+    yield
+    _configure(before)
+    compilation_cache.reset_cache()
+
+
+def _configure(settings) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield Path(settings["jax_compilation_cache_dir"])
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
-def start(*argv, compiled: Path, **more) -> subprocess.Popen:
-    """The same command in a process of its own, for tests that end it. compiled: where processes keep what they compile."""
+_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def start(*argv) -> subprocess.Popen:
+    """The same command in a process of its own, for tests that end it. These processes share what they compile, too."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_COMPILATION_CACHE_DIR": str(_scratch() / "compiled_by_processes"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}",
     }
     command = [sys.executable, "-m", "editr2_jax", *map(str, argv)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

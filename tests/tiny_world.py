@@ -4,7 +4,6 @@ Everything here is made once per process and shared by the tests; nobody changes
 compiled functions ask for little optimisation.
 """
 
-import copy
 import dataclasses
 import functools
 import zlib
@@ -169,10 +168,7 @@ def player() -> Player:
 @functools.cache
 def still_player() -> Player:
     """As `player`, without noise; what the two have in common is compiled once."""
-    still = copy.copy(player())
-    still.draws, still.flow = False, dataclasses.replace(POLICY.flow, window=0)
-    still.draw, still.think = jit(still._draw, static_argnames=("size",)), jit(still._think)
-    return still
+    return quickly(player().quiet)
 
 
 def play(some=None, *, weights: Weights | None = None, by: Player | None = None, tokenizer=None, seed: int = 3, **more) -> collect.Rollout:
@@ -188,15 +184,17 @@ def rollout() -> collect.Rollout:
 
 
 @functools.cache
-def stages() -> list[Context]:
-    """The contexts of the rollout as play went through them: the picture, the instruction, the picture drawn, the next instruction."""
-    script, made = rollout().played.script, []
-    context = player().open(moved(), script.source, group=MEMBERS, turns=TURNS)
+def stages(rows: tuple[int, ...] = (0, 1, 2, 3)) -> list[Context]:
+    """The contexts of rows of the rollout as play makes them: the picture, the instruction, the picture drawn, the next instruction."""
+    script, made, some = rollout().played.script, [], [samples()[row] for row in rows]
+    group = sum(sample.group == some[0].group for sample in some)
+    context = player().open(moved(), np.stack([sample.picture for sample in some[::group]]), group=group, turns=TURNS)
+    pictures, words, counts = (np.asarray(x)[list(rows)] for x in (script.pictures, script.instruction, script.instruction_count))
     for t in range(TURNS):
         if t:
-            context = player().look(moved(), context, script.pictures[:, t - 1])
+            context = player().look(moved(), context, pictures[:, t - 1])
         made.append(context)
-        context = player().instruct(moved(), context, script.instruction[:, t, : SLOTS.of_turn(t)], script.instruction_count[:, t])
+        context = player().instruct(moved(), context, words[:, t, : SLOTS.of_turn(t)], counts[:, t])
         made.append(context)
     return made
 

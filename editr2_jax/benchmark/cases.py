@@ -15,15 +15,14 @@ import numpy as np
 from flax import nnx
 
 from editr2_jax.benchmark.flops import Dialogue
-from editr2_jax.models import lora
 from editr2_jax.models import network as networks
 from editr2_jax.models.bagel import bagel
 from editr2_jax.models.bagel import config as configs
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.bagel.config import BagelConfig
+from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.models.lora import LoraConfig
 from editr2_jax.models.network import Network
-from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.policies.context import Context, Slots
 from editr2_jax.policies.dialogue import Played, PolicyConfig, Script
 from editr2_jax.policies.image_policy import FlowConfig

@@ -23,9 +23,6 @@ class Timing:
     median: float
     first: float  # the first call's excess over the best: tracing and compiling
 
-    def as_json(self) -> dict[str, float]:
-        return dataclasses.asdict(self)
-
 
 def measure(call: Callable[[], Any], *, repeats: int) -> Timing:
     """Calls once to compile, then `repeats` times. The call returns arrays; it is over when they are there."""

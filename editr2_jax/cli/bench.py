@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
     for flag in ("repeats", "rank", "unroll"):
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag} is {getattr(args, flag)}; give at least 1.")
+    out = Path(args.json).expanduser() if args.json else None
+    if out and not out.parent.is_dir():
+        raise ValueError(f"--json={args.json}: there is no folder {out.parent}; make it first.")
     from editr2_jax.benchmark import cases, phases, timing
     from editr2_jax.runtime import workdir
 
@@ -50,11 +53,11 @@ def main(argv: list[str]) -> int:
             for row in phases.run(size, stage, names, repeats=args.repeats, matrix_rate=max(rates.values())):
                 rows.append(row)
                 print(_line(row), flush=True)
-    print("\n" + "\n".join(_about(size, dialogue) for size, dialogue in dialogues.items()) + "\n" + _reference())
-    if args.json:
+    print("\n" + "\n".join(_about(size, dialogue, rows) for size, dialogue in dialogues.items()) + "\n" + _reference())
+    if out:
         found = {"matrix_gflops": {str(side): rate for side, rate in rates.items()}, "environment": _environment()}
         found |= {"sizes": {size: _sizes(d) for size, d in dialogues.items()}, "rows": [row.as_json() for row in rows]}
-        workdir.write_json(Path(args.json).expanduser(), found | {"given_for_pytorch": REFERENCE})
+        workdir.write_json(out, found | {"given_for_pytorch": REFERENCE})
     return 0
 
 
@@ -103,7 +106,9 @@ def _environment() -> dict:
 def _machine(rates: dict[int, float]) -> str:
     where = _environment()
     products = ", ".join(f"{rate:.0f} GFLOP/s at {side}^3" for side, rate in rates.items())
-    return f"jax {where['jax']} on {where['backend']} ({where['cores']} cores). float32 matrix products: {products}; shares are of the larger."
+    return (
+        f"jax {where['jax']} on {where['backend']} ({where['cores']} cores). float32 matrix products: {products}; shares are of the larger."
+    )
 
 
 def _sizes(d) -> dict:
@@ -120,19 +125,21 @@ def _sizes(d) -> dict:
     }
 
 
-def _about(size: str, d) -> str:
-    seen = " / ".join(map(str, d.visible(d.turns - 1)))
+def _about(size: str, d, rows) -> str:
+    seen, lessons = " / ".join(map(str, d.visible(d.turns - 1))), d.turns * d.window
+    updates = [row for row in rows if (row.size, row.phase) == (size, "update")]
+    shares = ", ".join(f"{row.milliseconds_per_session / lessons:.0f} ms at batch {row.batch}" for row in updates)
     return (
         f"{size}: {d.width}x{d.height} pixels, {d.turns} turns of {d.steps} steps, {d.latents} + 2 query tokens over {seen} context tokens "
-        f"at the last turn; intents of {d.intent} tokens; an update holds {d.turns * d.window} learning steps (turn x stochastic step) and "
-        f"{d.turns - 1} intents, adapter rank {d.rank}."
+        f"at the last turn; intents of {d.intent} tokens; an update holds {lessons} learning steps (turn x stochastic step) and "
+        f"{d.turns - 1} intents, adapter rank {d.rank}" + (f"; per learning step, all included: {shares}." if shares else ".")
     )
 
 
 def _reference() -> str:
-    low, high = REFERENCE["seconds_per_learning_step_with_kl_reference"]
+    step, contexts, (low, high) = REFERENCE.values()
     return (
         "For orientation, given and not measured here: the official PyTorch code at mid, batch 1, float32, on a quiet pair of cores takes "
-        f"{REFERENCE['ms_per_guided_denoising_step']:.0f} ms per guided denoising step, {REFERENCE['seconds_for_the_contexts_of_three_turns']} s "
-        f"for the contexts of three turns, {low} to {high} s per learning step with the KL reference."
+        f"{step:.0f} ms per guided denoising step, {contexts} s for the contexts of three turns, {low} to {high} s per learning step with the "
+        "KL reference (it rebuilds the contexts for each)."
     )

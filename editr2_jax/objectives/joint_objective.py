@@ -99,14 +99,13 @@ def _image_loss(model, reference, replay, played, lesson, config: ImageObjective
     def one(total, turn_and_slot):
         turn, slot = turn_and_slot
         (x, x_next, step), seen = _stored(played, replay, turn, slot)
-        stored = StoredStep(
-            x=x, x_next=x_next, step=step, old_log_prob=lesson.image_log_prob[:, turn, slot], advantage=lesson.image_advantage[:, turn]
-        )
+        mask = lesson.image_mask[:, turn]
+        x, x_next, old, advantage = _behind(mask, (x, x_next, lesson.image_log_prob[:, turn, slot], lesson.image_advantage[:, turn]))
+        stored = StoredStep(x=x, x_next=x_next, step=step, old_log_prob=old, advantage=advantage)
         v_ref = None
         if reference is not None:
             v_ref = image_policy.guided_velocity(reference, replay.context, seen, x, policy.flow.grid()[step], **common)
         part = image_objective.terms(model, replay.context, seen, stored, reference_velocity=v_ref, config=config, **common)
-        mask = lesson.image_mask[:, turn]
         combined = joint.combine(
             part.surrogate.loss[:, None],
             None if part.kl is None else part.kl[:, None],
@@ -126,17 +125,22 @@ def _intent_loss(model, replay, played, lesson, config: IntentObjectiveConfig, p
 
     def one(total, turn):
         cache, tokens, count = _asked(model, played, replay, turn, policy)
-        old = lesson.intent_log_prob[:, turn]
+        mask = lesson.text_mask[:, turn] & (count > 0)
+        old, advantage = _behind(mask, (lesson.intent_log_prob[:, turn], lesson.text_advantage[:, turn]))
         part = intent_objective.terms(
             model, jax.lax.stop_gradient(cache), tokens, count,
-            old_log_prob=old, advantage=lesson.text_advantage[:, turn], temperature=policy.temperature, config=config,
+            old_log_prob=old, advantage=advantage, temperature=policy.temperature, config=config,
         )  # fmt: skip
-        mask = lesson.text_mask[:, turn] & (count > 0)
         statistics = _statistics(part.surrogate, part.log_prob - old, mask[:, None] & part.real, None)
         return total + jnp.where(mask, part.loss, 0.0).sum(), statistics
 
     total, metrics = jax.lax.scan(jax.checkpoint(one), jnp.float32(0), jnp.arange(1, played.step.shape[1]))
     return config.weight * total, _named("intent", metrics)
+
+
+def _behind(mask: Bool[Array, "B"], stored: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Stored numbers, 0 in the rows that a mask takes out: a NaN there would reach the gradient as 0 * NaN, whatever is selected later."""
+    return tuple(jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0) for x in stored)
 
 
 def _each(turns: int, window: int) -> tuple[Int[Array, "TW"], Int[Array, "TW"]]:

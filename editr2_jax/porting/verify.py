@@ -7,8 +7,10 @@ and sampling use; `verify_cases` and `verify_learning` say which. Sizes, numbers
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from editr2_jax.porting import verify_cases, verify_learning
 from editr2_jax.porting.verify_subject import Recorded, Subject
 
 CASES: dict[str, Callable[[Subject, str], Mapping[str, Any]]] = {**verify_cases.CASES, **verify_learning.CASES}
+_WORKERS = 2
 _FEW = 0.002  # share of a picture's numbers that may be one level off: values next to an integer before truncation
 
 
@@ -73,14 +76,18 @@ def verify(checkpoint: str | Path, cases: str | Path, *, only: Sequence[str] = (
         near = difflib.get_close_matches(unknown[0], recorded.cases, n=1)
         hint = f" (the nearest is {near[0]})" if near else ""
         raise ValueError(f"{recorded.folder}: there is no case {unknown[0]!r}{hint}; it has {', '.join(recorded.cases)}.")
-    with jax.default_matmul_precision("highest"):
-        subject = Subject(checkpoint, recorded)
-        for case in recorded.cases:
-            if not only or case in only:
-                yield _verdict(subject, case)
+    subject = Subject(checkpoint, recorded)
+    chosen = [case for case in recorded.cases if not only or case in only]
+    with concurrent.futures.ThreadPoolExecutor(_WORKERS) as pool:  # one case compiles while another one runs
+        yield from pool.map(functools.partial(_verdict, subject), chosen)
 
 
 def _verdict(subject: Subject, case: str) -> Verdict:
+    with jax.default_matmul_precision("highest"):  # of this thread
+        return _judged(subject, case)
+
+
+def _judged(subject: Subject, case: str) -> Verdict:
     recorded, title = subject.recorded, subject.recorded.cases[case].get("title", "")
     run = CASES.get(case)
     if run is None:

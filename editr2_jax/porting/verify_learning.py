@@ -94,23 +94,20 @@ def learning_step(subject: Subject, case: str) -> Ours:
     if not any(".grad" in name for name in recorded.outputs(case)):
         ours |= _loss(subject.compiled, *given, **how)[1]
         return {f"{case}.{name}": value for name, value in ours.items()}
-    value, gradient = _graded(subject.model, *given, **how)
+    value, gradient = subject.run(_graded, *given, **how)
     return {f"{case}.{name}": value for name, value in (ours | value).items()} | _gradients(subject, case, gradient)
 
 
 def _graded(model: Bagel, *given: Any, **how: Any) -> tuple[dict[str, Array], nnx.State]:
-    """The loss with its terms, and its gradient by every parameter that training may train: all but the autoencoder's.
-
-    Differentiated method by method, so that all cases share the compiled methods' gradients as they share the methods.
-    """
+    """The loss with its terms, and its gradient by every parameter that training may train: all but the autoencoder's."""
     trained = lambda path, value: isinstance(value, nnx.Param) and path[0] != "vae"  # noqa: E731
     graph, parameters, rest = nnx.split(model, trained, ...)
-    gradient, told = jax.grad(lambda p: _loss(Compiled(nnx.merge(graph, p, rest)), *given, **how), has_aux=True)(parameters)
+    gradient, told = jax.grad(lambda p: _loss(nnx.merge(graph, p, rest), *given, **how), has_aux=True)(parameters)
     return told, gradient
 
 
 def _loss(
-    model: Compiled,
+    model: Bagel | Compiled,
     before: Context | tuple[Array, ...],
     lesson: Lesson,
     reference_velocity: Float[Array, "1 L C"],
@@ -187,7 +184,7 @@ def _text_numbers(words: intent_objective.Terms) -> dict[str, Array]:
     return {"text_loss": words.loss[0], "text_clipfrac": mean(clipped.above | clipped.below), "text_ratio_mean": mean(clipped.ratio)}
 
 
-def _asked(model: Compiled, stage: Context, words: Words, scratch: int) -> KVCache:
+def _asked(model: Bagel | Compiled, stage: Context, words: Words, scratch: int) -> KVCache:
     """The dialogue before its latest instruction, followed by the question: as the update finds it in a replay."""
     seen = contexts.sight(stage)
     drawing = jax.tree.map(lambda leaf: leaf[None], seen)
@@ -222,7 +219,7 @@ def _lesson(subject: Subject, case: str) -> Lesson:
             x=latents[k][None],
             x_next=latents[k + 1][None],
             step=jnp.asarray([recorded.args(stored)["sde_window_begin"] + k], jnp.int32),
-            old_log_prob=jnp.asarray(recorded[f"{case}.old_log_prob"])[None],
+            old_log_prob=jnp.asarray(recorded[f"{case}.old_log_prob"]).reshape(1),
             advantage=number("advantage")[None],
         ),
         words=_words(subject) if _CONTEXT in recorded.cases else None,

@@ -30,6 +30,7 @@ from editr2_jax.policies.context import Context
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import bagel_weights, safetensors_io
 
+_QUICK = {"xla_backend_optimization_level": 0}  # a program runs a few times: compiling is what takes the time
 _DECODER = "language_model."  # what the reference model replaces; the projections around it are shared
 
 
@@ -109,7 +110,7 @@ class Subject:
         folders = (self.recorded.folder, self.checkpoint)
         path = next((path for folder in folders if (path := folder / "ref_overrides.safetensors").exists()), None)
         if path is None:
-            raise ValueError(f"{folders[0]}: ref_overrides.safetensors, the reference model of the learning cases, is missing; copy it here.")
+            raise ValueError(f"{folders[0]}: ref_overrides.safetensors, the learning cases' reference model, is missing; copy it here.")
         tensors, _ = bagel_weights.open_folder(self.checkpoint)
         overrides = {name: tensor for name, tensor in safetensors_io.open_tensors(path).items() if name.startswith(_DECODER)}
         return Compiled(bagel_weights.load(self.model, dict(tensors) | overrides))
@@ -174,7 +175,7 @@ class Compiled:
         return types.MethodType(value.__func__, self) if inspect.ismethod(value) else value
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=_QUICK)
 def _run(function, static, graph, state, *args):
     return function(nnx.merge(graph, state), *args, **dict(static))
 
@@ -185,7 +186,7 @@ def _program(name: str, *, places: tuple[int, ...] = (), names: tuple[str, ...] 
     def call(graph, state, *args, **more):
         return getattr(nnx.merge(graph, state), name)(*args, **more)
 
-    return jax.jit(call, static_argnums=(0, *(place + 2 for place in places)), static_argnames=names)
+    return jax.jit(call, static_argnums=(0, *(place + 2 for place in places)), static_argnames=names, compiler_options=_QUICK)
 
 
 _PROGRAMS = {name: _program(name) for name in ("encode", "see", "append_text", "append_seen", "read_text", "logits")} | {
@@ -195,7 +196,7 @@ _PROGRAMS = {name: _program(name) for name in ("encode", "see", "append_text", "
 }
 
 
-def dialogue(model: Compiled, terms: tuple[Array, ...], *, capacity: tuple[int, int]) -> list[Context]:
+def dialogue(model: Bagel | Compiled, terms: tuple[Array, ...], *, capacity: tuple[int, int]) -> list[Context]:
     """The context after each term: pictures [1, H, W, 3], the first of which is the source, and instructions [1, T]."""
     seen = [contexts.begin(model, terms[0], capacity=capacity)]
     for term in terms[1:]:

@@ -9,6 +9,7 @@ Source: Edit-R2 (arXiv 2606.05950), IC-CoT; its parsing and fallback as publishe
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 CLOSING_TAG = "</think>"
@@ -33,8 +34,13 @@ class IntentPrompt:
 
 def question(prompt: IntentPrompt, instructions: Sequence[str], turn: int) -> str:
     """The question before `turn` >= 1, given all instructions of the dialogue in order."""
-    entries = (prompt.entry.replace("{number}", str(i + 1)).replace("{instruction}", text) for i, text in enumerate(instructions[:turn]))
-    return prompt.question.replace("{history}", "\n".join(entries)).replace("{instruction}", instructions[turn])
+    entries = (_fill(prompt.entry, number=str(i + 1), instruction=text) for i, text in enumerate(instructions[:turn]))
+    return _fill(prompt.question, history="\n".join(entries), instruction=instructions[turn])
+
+
+def _fill(text: str, **words: str) -> str:
+    """The text with its {places} filled in one pass, so that braces in an instruction are no places."""
+    return re.sub(r"\{(\w+)\}", lambda place: words.get(place[1], place[0]), text)
 
 
 def answer(intent: str) -> str:

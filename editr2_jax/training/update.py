@@ -43,7 +43,7 @@ class Updater:
         self.network, self.objective, self.policy, self.optimizer = network, objective, policy, optimizer
         self.ask_again = jax.jit(self._ask_again)
         self._gradients = jax.jit(self._gradients_of)
-        self._apply = jax.jit(self._apply_to, donate_argnums=(0, 1))
+        self._apply = jax.jit(self._apply_to, donate_argnums=(0,))
 
     def _ask_again(self, weights: Weights, played: Played) -> tuple[Array, Array]:
         """Log-probabilities [B, T, W] of the drawn steps and [B, T, K] of the written tokens."""

@@ -36,11 +36,11 @@ def check(found, batches, names):
 
 
 def test_a_row_per_phase_and_batch(smallest, tmp_path, capsys):
-    found, out = measured(tmp_path, capsys, "--size=tiny", "--batch=1,2", "--only=denoise,encode")
-    check(found, (1, 2), ("encode", "denoise"))
+    found, out = measured(tmp_path, capsys, "--size=tiny", "--batch=1,2", "--only=ask,encode")
+    check(found, (1, 2), ("encode", "ask"))
     assert set(found["matrix_gflops"]) == {"1024", "2048"}
     assert found["given_for_pytorch"]["ms_per_guided_denoising_step"] == 155.0
-    assert out.count("guided denoising step") == 3  # two rows, and the line of orientation
+    assert out.count("question read") == 2
     assert "given and not measured here" in out
 
 
@@ -58,6 +58,7 @@ def test_every_phase_runs(smallest, tmp_path, capsys):
         ("--batch=1,x", "--batch=1,x is no list of numbers"),
         ("--batch=0", "--batch=0: give numbers of at least 1"),
         ("--repeats=0", "--repeats is 0; give at least 1"),
+        ("--json=nowhere/out.json", "there is no folder nowhere; make it first"),
         ("--workdir=x", "unknown flag --workdir"),
     ],
 )

@@ -25,9 +25,7 @@ _RANK = 32
 def dialogue():
     """Mid's shapes with one layer everywhere: wide enough that matrix products are nearly all there is to count."""
     mid = configs.mid()
-    config = dataclasses.replace(
-        mid, decoder=dataclasses.replace(mid.decoder, layers=1), vit=dataclasses.replace(mid.vit, layers=1)
-    )
+    config = dataclasses.replace(mid, decoder=dataclasses.replace(mid.decoder, layers=1), vit=dataclasses.replace(mid.vit, layers=1))
     return Dialogue(config=config, height=128, width=128, rank=_RANK)
 
 

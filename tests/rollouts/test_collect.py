@@ -10,28 +10,39 @@ from editr2_jax.rollouts import collect, in_context_cot
 TURNS, SLOTS = tiny_world.TURNS, tiny_world.SLOTS
 
 
-def _assert_same(rollout, rows, other) -> None:
-    """`other` is `rows` of `rollout`, up to rounding."""
-    rows = list(rows)
-    assert [s.session.id for s in other.samples] == [rollout.samples[i].session.id for i in rows]
+SUBSETS = [(0, 1), (2, 3), (1, 2)]  # each session alone; and one member of either, so that its picture is encoded for itself alone
+
+
+@pytest.mark.parametrize("rows", SUBSETS)
+def test_what_a_dialogue_puts_before_the_model_does_not_depend_on_who_else_is_in_the_batch(rows):
+    for ours, all_ in zip(tiny_world.stages(rows), tiny_world.stages(), strict=True):
+        for name in ("full", "text"):
+            some, whole = getattr(ours, name), getattr(all_, name)
+            for part in ("k", "v"):
+                np.testing.assert_allclose(getattr(some, part), np.asarray(getattr(whole, part))[:, list(rows)], atol=1e-5)
+            np.testing.assert_array_equal(some.valid, np.asarray(whole.valid)[list(rows)])
+            np.testing.assert_array_equal(some.rope, np.asarray(whole.rope)[list(rows)])
+
+
+@pytest.mark.parametrize("rows", SUBSETS)
+def test_what_a_session_becomes_does_not_depend_on_who_else_is_in_the_batch(rows):
+    some, whole, rows = tiny_world.play([tiny_world.samples()[i] for i in rows]), tiny_world.rollout(), list(rows)
     for name in ("intents", "answers"):
-        assert getattr(other, name) == tuple(getattr(rollout, name)[i] for i in rows)
-    np.testing.assert_array_equal(other.fallback, rollout.fallback[rows])
-    np.testing.assert_array_equal(other.pictures, rollout.pictures[rows])
-    for name in ("latents", "image_log_prob", "intent_log_prob"):
-        np.testing.assert_allclose(getattr(other.played, name), np.asarray(getattr(rollout.played, name))[rows], atol=2e-5)
+        assert getattr(some, name) == tuple(getattr(whole, name)[i] for i in rows)
     for name in ("step", "intent", "intent_count"):
-        np.testing.assert_array_equal(getattr(other.played, name), np.asarray(getattr(rollout.played, name))[rows])
-
-
-@pytest.mark.parametrize("rows", [(0, 1), (2, 3), (1, 2)])
-def test_who_else_is_in_the_batch_does_not_matter(rows):
-    """Each session alone; and one member of either, so that a picture that was encoded once for its group is encoded for itself."""
-    _assert_same(tiny_world.rollout(), rows, tiny_world.play([tiny_world.samples()[i] for i in rows]))
+        np.testing.assert_array_equal(getattr(some.played, name), np.asarray(getattr(whole.played, name))[rows])
+    latents = np.asarray(whole.played.latents)[rows]
+    np.testing.assert_allclose(some.played.latents[:, 0], latents[:, 0], atol=1e-4)  # guidance multiplies rounding by 4 and by 2, per step
+    # Rounding moves a few pixels by one level, because levels are truncated; the next turn looks at them.
+    gap = np.abs(some.pictures.astype(int) - whole.pictures[rows])
+    assert gap.max() <= 1 and gap.mean() < 0.01
+    np.testing.assert_allclose(some.played.latents[:, 1], latents[:, 1], atol=1e-2)
 
 
 def test_the_same_key_plays_the_same_and_another_key_another():
-    _assert_same(tiny_world.rollout(), range(4), tiny_world.play())
+    again, rollout = tiny_world.play(), tiny_world.rollout()
+    tiny_world.assert_close(again.played, rollout.played, atol=0, rtol=0)
+    assert (again.intents, again.answers) == (rollout.intents, rollout.answers)
     assert not np.array_equal(tiny_world.play(seed=4).pictures, tiny_world.rollout().pictures)
 
 
@@ -152,8 +163,8 @@ def test_without_noise_the_members_of_a_group_play_alike():
 def test_an_instruction_without_room_is_refused_naming_its_turn():
     sample = tiny_world.samples()[0]
     long = dataclasses.replace(sample.session, turns=(tiny_world.turn("paint " * SLOTS.instruction), sample.session.turns[1]))
-    some = [dataclasses.replace(sample, session=long), dataclasses.replace(sample, member=1), *tiny_world.samples()[2:]]
-    with pytest.raises(ValueError, match=f"the instruction of turn 0 takes {SLOTS.instruction + 2} tokens but has {SLOTS.instruction} slots"):
+    some = [dataclasses.replace(sample, session=long), *tiny_world.samples()[1:]]
+    with pytest.raises(ValueError, match=f"instruction of turn 0 takes {SLOTS.instruction + 2} tokens but has {SLOTS.instruction} slots"):
         tiny_world.play(some)
 
 

@@ -23,7 +23,7 @@ def test_the_intent_is_what_follows_the_last_closing_tag(written, intent):
     assert in_context_cot.parse(written, SAID) == (intent, False)
 
 
-@pytest.mark.parametrize("written", ["", "   ", "paint the box", "<think>paint the box", "<think>a</think>", "<think>a</think> \n\t", "a</think>b</think>"])
+@pytest.mark.parametrize("written", ["", "  ", "paint it", "<think>paint it", "<think></think> \n\t", "</think>b</think>"])
 def test_without_a_closing_tag_or_words_behind_it_the_instruction_stands_in(written):
     assert in_context_cot.parse(written, SAID) == (SAID, True)
 
@@ -44,10 +44,7 @@ def test_the_question_lists_the_instructions_so_far_in_order_and_none_to_come():
     assert in_context_cot.question(prompt, said, 2) == "Before:\n1) add a ball\n2) paint it\nNow: move it"
 
 
-plain_text = st.text(st.characters(exclude_characters="{}"), min_size=1)
-
-
-@given(st.lists(plain_text, min_size=2, max_size=5), st.data())
+@given(st.lists(st.text(min_size=1) | st.sampled_from(["{instruction}", "{history}", "{number}"]), min_size=2, max_size=5), st.data())
 def test_every_instruction_up_to_the_current_one_is_in_the_question(said, data):
     turn = data.draw(st.integers(1, len(said) - 1))
     asked = in_context_cot.question(IntentPrompt(), said, turn)
@@ -57,7 +54,7 @@ def test_every_instruction_up_to_the_current_one_is_in_the_question(said, data):
 def test_braces_in_an_instruction_stay_as_they_are():
     prompt = IntentPrompt(question="{history} Now: {instruction}", entry="{number}. {instruction}")
     assert in_context_cot.question(prompt, ["write {number}", "write '{x}' 100%"], 1) == "1. write {number} Now: write '{x}' 100%"
-    assert in_context_cot.question(prompt, ["write {instruction}", "undo"], 1) == "1. write {instruction} Now: undo"
+    assert in_context_cot.question(prompt, ["write {instruction}", "{history}"], 1) == "1. write {instruction} Now: {history}"
 
 
 def test_the_question_does_not_tell_what_is_being_tested():

@@ -1,0 +1,241 @@
+"""Runs from the command line to their last file: finished, stopped, killed, resumed; every recipe; photographs."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+from small_checkpoint import CONFIG, PATIENCE, call, small_config, start
+
+from editr2_jax.runtime import metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+STEPS = 6  # of small_run.py
+
+
+def train(workdir, checkpoint, *more, variant: str = "edit_r2") -> tuple:
+    """The arguments of a training run."""
+    return ("train", f"--config={CONFIG}:{variant}", f"--workdir={workdir}", f"--config.model.checkpoint={checkpoint}", *more)
+
+
+def succeed(*argv) -> str:
+    """Runs a command that must not fail; what it printed."""
+    outcome = call(*argv)
+    assert outcome.status == 0, outcome.err
+    return outcome.out
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps that metrics.jsonl tells about."""
+    return [line["step"] for line in metrics.read(workdir)]
+
+
+def saved(workdir: Path) -> list[int]:
+    return sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdecimal())
+
+
+def made(workdir: Path) -> dict[str, bytes]:
+    """Everything that a finished run never touches again."""
+    kept = ("checkpoints", "eval", "sessions", "metrics.jsonl")
+    return {name: file for name, file in content(workdir).items() if name.split("/")[0] in kept}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# finished --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_its_start_to_its_report(small_checkpoint, tmp_path):
+    run = tmp_path / "run"
+    out = succeed(*train(run, small_checkpoint))
+    result = (run / "report/result.txt").read_text()
+    assert out.endswith(result) and "on 2 held-out dialogues" in result and "held-out reward at step 0" in out
+
+    assert json.loads((run / "config.json").read_text())["loop"]["steps"] == STEPS
+    assert json.loads((run / "versions.json").read_text())["jax"] == jax.__version__
+    assert steps(run) == list(range(STEPS)) and saved(run) == [4, 6]
+    assert list((run / "tensorboard").iterdir())
+    for step in (0, STEPS):
+        assert {"scores.jsonl", "strips.json", "summary.json", "s0", "s1"} <= {path.name for path in (run / f"eval/{step}").iterdir()}
+    assert sorted(int(folder.name) for folder in (run / "sessions").iterdir()) == [0, 2, 4, 5]
+    rollouts = json.loads((run / "sessions/5/rollouts.json").read_text())["groups"][0]["rollouts"]
+    assert len(rollouts) == 2 and len(rollouts[0]["turns"]) == 2 and rollouts[0]["turns"][1]["intent_fallback"]
+    assert "Session inspector" in (run / "report/index.html").read_text()
+    learned = metrics.read(run)
+    assert all(line["image/sampler_log_ratio_max"] <= 1e-4 and line["intent/fallback_share"] == 1.0 for line in learned)
+    assert any(line["optimizer/update_norm"] > 0 for line in learned)
+
+    kept = made(run)
+    assert succeed(*train(run, small_checkpoint)).endswith(result)  # the same command again
+    other = call(*train(run, small_checkpoint, "--config.seed=1", "--config.lora.rank=4"))  # another run's
+    assert other.status == 2 and "belongs to another config (lora.rank was 2, is 4; seed was 0, is 1)" in other.err
+    assert succeed("report", f"--workdir={run}").splitlines() == [result.strip(), str(run / "report/index.html")]
+    assert made(run) == kept
+
+    tables = succeed("evaluate", f"--workdir={tmp_path / 'again'}", f"--run={run}")
+    assert "| turn" in tables.lower()
+    assert (tmp_path / f"again/eval/{STEPS}/scores.jsonl").read_text() == (run / f"eval/{STEPS}/scores.jsonl").read_text()
+
+    picture, drawn = next((run / "data/images").iterdir()), tmp_path / "drawn"
+    say = ("--say=Remove ball", "--say=Change the background to snow")
+    told = succeed("edit", f"--run={run}", f"--image={picture}", f"--out={drawn}", *say).splitlines()
+    assert len(told) == 2 and told[1].startswith("turn 1: Change the background to snow")
+    assert sorted(path.name for path in drawn.iterdir()) == ["session.json", "strip.png", "turn_0.png", "turn_1.png"]
+    assert np.asarray(Image.open(drawn / "strip.png")).shape == (48, 3 * 48, 3)
+
+
+# stopped and killed ----------------------------------------------------------------------------------------------------------------
+
+
+def wait_for(process, condition, what: str) -> None:
+    """Returns once the condition holds; fails if the process ends before."""
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        if process.poll() is not None:
+            pytest.fail(f"the run ended before {what}:\n{process.communicate()[0]}")
+        if time.monotonic() > ends:
+            process.kill()
+            pytest.fail(f"no {what} in {PATIENCE} s:\n{process.communicate()[0]}")
+        time.sleep(0.02)
+
+
+def lines(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def finish(*argv) -> str:
+    """Runs a command in a process of its own to its end; what it printed."""
+    process = start(*argv)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, out
+    return out
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(small_checkpoint, tmp_path):
+    command = train(tmp_path, small_checkpoint, "--config.loop.save_every=100")
+    process = start(*command)
+    wait_for(process, lambda: lines(tmp_path) >= 1, "its first step")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, out
+    (stopped,) = saved(tmp_path)
+    assert steps(tmp_path) == list(range(stopped)) and stopped < STEPS
+    assert out.endswith(f"stopped at step {stopped} of {STEPS}; the same command goes on.\n")
+    assert f"resuming at step {stopped} of {STEPS}" in finish(*command)
+    assert steps(tmp_path) == list(range(STEPS)) and saved(tmp_path)[-1] == STEPS
+
+
+def final_arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the last checkpoint by its name: parameters, moments, step."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.restore(workdir / "checkpoints" / str(saved(workdir)[-1]) / "arrays")
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def without_times(workdir: Path) -> list[dict]:
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in metrics.read(workdir)]
+
+
+def test_kills_leave_no_trace(small_checkpoint, tmp_path):
+    """`kill -9`, each time the same command again. EDITR2_KILLS=5 EDITR2_KILL_STEPS=30 makes the full check of it."""
+    kills, total = int(os.environ.get("EDITR2_KILLS", "2")), int(os.environ.get("EDITR2_KILL_STEPS", "6"))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    more = (f"--config.loop.steps={total}", "--config.evaluate.every=2")
+    finish(*train(whole, small_checkpoint, *more))
+    step_seconds = float(np.median([line["time/step_s"] for line in metrics.read(whole)]))
+    moments, told = random.Random(int(os.environ.get("EDITR2_KILL_SEED", "0"))), []
+    for number in range(kills):
+        least = round(number * total / kills)  # the first kill comes while the untrained model is being evaluated
+        process = start(*train(killed, small_checkpoint, *more))
+        wait_for(process, lambda: (killed / "eval").exists() and lines(killed) >= least, f"step {least}")  # noqa: B023
+        time.sleep(moments.uniform(0, 2 * step_seconds))
+        process.kill()
+        out, _ = process.communicate()
+        told.append(f"kill {number + 1} after {lines(killed)} steps, checkpoints {saved(killed)}")
+        print(told[-1])
+        assert process.returncode == -signal.SIGKILL, out
+    finish(*train(killed, small_checkpoint, *more))
+
+    assert steps(killed) == list(range(total)), told
+    assert without_times(killed) == without_times(whole), told
+    expected, found = final_arrays(whole), final_arrays(killed)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        assert array.dtype == found[name].dtype and array.tobytes() == found[name].tobytes(), (name, told)
+    assert any(np.any(array) for name, array in found.items() if "lora_b" in name)
+    for step in range(0, total + 1, 2):
+        assert content(killed / f"eval/{step}") == content(whole / f"eval/{step}"), (step, told)
+
+
+# the other recipes -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_base_is_made_in_two_stages(small_checkpoint, tmp_path):
+    """As launch/tiny_base.sh does: autoencoder, export, supervised training on top of it, export; the result draws."""
+    from editr2_jax.porting import bagel_weights
+
+    folder, tensors = small_checkpoint, {}
+    for recipe in ("autoencoder", "supervised"):
+        run, out = tmp_path / recipe, tmp_path / f"{recipe}_exported"
+        succeed(*train(run, folder, "--config.loop.steps=2", variant=recipe))
+        assert steps(run) == [0, 1] and saved(run)[-1] == 2 and "0 evaluation(s)" in (run / "report/result.txt").read_text()
+        succeed("port", "export", f"--run={run}", f"--out={out}")
+        tensors[recipe] = bagel_weights.open_folder(out)
+        folder = out
+    before = bagel_weights.open_folder(small_checkpoint)
+    same = {
+        (recipe, part): all(np.array_equal(ours[name], tensors_before[name]) for name in tensors_before)
+        for recipe, files in tensors.items()
+        for part, ours, tensors_before in zip(("model", "autoencoder"), files, before, strict=True)
+    }
+    assert same == {
+        ("autoencoder", "model"): True, ("autoencoder", "autoencoder"): False,
+        ("supervised", "model"): False, ("supervised", "autoencoder"): False,
+    }  # fmt: skip
+    assert all(np.array_equal(tensors["supervised"][1][name], tensors["autoencoder"][1][name]) for name in before[1])
+    scale = json.loads((folder / "bagel_config.json").read_text())["vae"]["scale_factor"]
+    assert np.isfinite(scale) and scale != small_config().vae.scale  # measured on the pictures
+    picture, drawn = next((tmp_path / "supervised/data/images").iterdir()), tmp_path / "drawn"
+    succeed("edit", f"--config={CONFIG}", f"--checkpoint={folder}", f"--image={picture}", "--say=Remove ball", f"--out={drawn}")
+    assert (drawn / "turn_0.png").exists()
+
+
+# photographs -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_photographs_take_the_usual_path(small_checkpoint, tmp_path):
+    """Written by a command, checked, trained on with the checkpoint's own ViT as the judge's eyes, edited: in their aspect ratios."""
+    pytest.importorskip("skimage")
+    photos, run, checkpoint = tmp_path / "photos", tmp_path / "run", tmp_path / "checkpoint"
+    shutil.copytree(small_checkpoint, checkpoint)
+    sizes = json.loads((checkpoint / "bagel_config.json").read_text())
+    sizes["vae_transform"]["max_size"] = 48  # smaller pictures, same shapes
+    (checkpoint / "bagel_config.json").write_text(json.dumps(sizes))
+
+    assert "9 sessions" in succeed("data", "photos", f"--out={photos}")
+    assert "train: 9 sessions: sound" in succeed("data", "check", photos)
+    settings = {
+        "data.path": photos, "loop.steps": 3, "loop.record_every": 1, "advantage.filter": "off",
+        "rewards.use": "cc", "rewards.features": "vit", "rewards.detector": "none",
+    }  # fmt: skip
+    out = succeed(*train(run, checkpoint, *(f"--config.{name}={value}" for name, value in settings.items())))
+    assert "has no test split" in out and "0 evaluation(s) so far" in out
+    learned = metrics.read(run)
+    assert [line["step"] for line in learned] == [0, 1, 2] and all(0 < line["reward/cc/mean"] <= 1 for line in learned)
+    sources = [np.asarray(Image.open(path)).shape[:2] for path in sorted((run / "sessions").glob("*/g0/source.png"))]
+    assert len(sources) == 3 and len(set(sources)) > 1, sources
+
+    say = ("--say=Change the color of white cup to red", "--say=Remove spoon")
+    succeed("edit", f"--run={run}", f"--image={photos / 'images/coffee.png'}", *say, f"--out={tmp_path / 'drawn'}")
+    assert np.asarray(Image.open(tmp_path / "drawn/turn_1.png")).shape == (32, 48, 3)  # as wide as the photograph is

@@ -1,0 +1,99 @@
+"""Whole folders in and out: nothing lost, nothing half-written, nothing overwritten."""
+
+import shutil
+
+import bagel_cases as golden
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from editr2_jax.cli import port
+from editr2_jax.models import lora
+from editr2_jax.models.bagel import config
+from editr2_jax.porting import convert, rules
+
+pytestmark = pytest.mark.golden
+
+EMA, AE = (load_file(golden.FOLDER / f"{name}.safetensors") for name in ("ema", "ae"))
+
+
+def _convert(source, out, *more: str) -> int:
+    return port.main(["convert", f"--checkpoint={source}", f"--out={out}", *more])
+
+
+def test_a_converted_checkpoint_is_the_same_and_the_account_says_so(tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(golden.FOLDER, source)
+    (source / "vocab.json").write_text("{}")
+    assert _convert(source, tmp_path / "out") == 0
+    assert config.BagelConfig.from_folder(tmp_path / "out") == config.tiny()
+    for name, theirs in (("ema", EMA), ("ae", AE)):
+        ours = load_file(tmp_path / "out" / f"{name}.safetensors")
+        assert set(ours) == set(theirs) and all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+    parameters = sum(tensor.size for tensor in (*EMA.values(), *AE.values()))
+    assert f"{len(EMA) + len(AE)} tensors, {parameters:,} parameters" in capsys.readouterr().out
+    assert (tmp_path / "out" / "vocab.json").read_text() == "{}"
+
+
+def test_bfloat16_spares_the_autoencoder(tmp_path):
+    assert _convert(golden.FOLDER, tmp_path / "out", "--dtype=bfloat16") == 0
+    ema, ae = (load_file(tmp_path / "out" / f"{name}.safetensors") for name in ("ema", "ae"))
+    assert all(np.array_equal(ema[key], EMA[key].astype(ml_dtypes.bfloat16)) for key in EMA)
+    assert all(np.array_equal(ae[key], AE[key]) for key in AE)
+    with pytest.raises(ValueError, match="float16.*choose one of bfloat16, float32"):
+        _convert(golden.FOLDER, tmp_path / "half", "--dtype=float16")
+
+
+def test_a_checkpoint_with_something_wrong_leaves_nothing_behind(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(golden.FOLDER, source)
+    changed = dict(EMA)
+    del changed["vae2llm.bias"]
+    save_file(changed | {"stray.weight": np.zeros(3, np.float32)}, source / "ema.safetensors")
+    with pytest.raises(rules.WeightsError) as caught:
+        _convert(source, tmp_path / "out")
+    assert "unused: stray.weight" in str(caught.value) and "unfilled: vae2llm.bias" in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_a_folder_that_holds_something_is_not_touched(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(ValueError, match="out: exists and is not an empty folder"):
+        _convert(golden.FOLDER, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_an_interrupted_writer_leaves_nothing_and_the_next_one_cleans_up(tmp_path):
+    with pytest.raises(KeyboardInterrupt), convert.whole_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out.unfinished").mkdir()  # of a process that was killed
+    (tmp_path / "out.unfinished" / "half").write_text("")
+    with convert.whole_folder(tmp_path / "out") as folder:
+        (folder / "all").write_text("")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "all"]
+
+
+def test_a_model_is_exported_whole_or_as_its_adapter(tmp_path):
+    model = nnx.clone(golden.model())
+    lora.attach(model, lora.LoraConfig(rank=2, alpha=2.0), key=jax.random.key(0))
+    whole = convert.export_model(model, tmp_path / "whole")
+    assert (whole.keys, set(load_file(tmp_path / "whole" / "ema.safetensors"))) == (len(EMA) + len(AE), set(EMA))
+    adapter = convert.export_model(model, tmp_path / "adapter", adapter=True)
+    assert adapter.keys == 2 * 2 * 7 * 2  # two matrices, two experts, seven projections, two layers
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    with pytest.raises(ValueError, match="no adapter"):
+        convert.export_model(golden.model(), tmp_path / "none", adapter=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_export_wants_one_source(tmp_path):
+    with pytest.raises(ValueError, match="either --workdir=DIR"):
+        port.main(["export", f"--out={tmp_path / 'out'}"])
+    with pytest.raises(ValueError, match="has no adapter"):
+        port.main(["export", f"--checkpoint={golden.FOLDER}", f"--out={tmp_path / 'out'}", "--adapter"])

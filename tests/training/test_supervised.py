@@ -1,0 +1,118 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_world
+from flax import nnx
+
+from editr2_jax.models import network
+from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
+from editr2_jax.objectives.supervised_objective import SupervisedConfig
+from editr2_jax.records import Sample
+from editr2_jax.rollouts import in_context_cot
+from editr2_jax.training import state as states
+from editr2_jax.training import supervised
+from editr2_jax.training.state import OptimizerConfig
+
+WORDS, SLOTS, PROMPT, TURNS = tiny_world.Words(), tiny_world.SLOTS, tiny_world.PROMPT, tiny_world.TURNS
+INTENTS = (("", "make it red"), ("", "move up"))
+
+
+def taught_samples() -> list[Sample]:
+    """The two sessions, once each, with ground truth: a target after every turn, and an intent before every later one."""
+    made = []
+    for sample, intents in zip(tiny_world.samples()[::2], INTENTS, strict=True):
+        turns = tuple(dataclasses.replace(turn, intent=intent) for turn, intent in zip(sample.session.turns, intents, strict=True))
+        targets = tuple(np.roll(sample.picture, 8 * (t + 1), axis=1) for t in range(TURNS))
+        made.append(dataclasses.replace(sample, session=dataclasses.replace(sample.session, turns=turns), targets=targets))
+    return made
+
+
+def _teach(samples):
+    return supervised.teach(samples, tokenizer=WORDS, slots=SLOTS, prompt=PROMPT)
+
+
+def test_pictures_are_conditioned_on_the_first_instruction_and_then_on_the_intents():
+    samples, script = taught_samples(), _teach(taught_samples()).script
+    for row, intents in enumerate(INTENTS):
+        for t, text in enumerate((samples[row].session.turns[0].instruction, *intents[1:])):
+            expected = [WORDS.bos, *WORDS.encode(text), WORDS.eos]
+            assert np.asarray(script.instruction)[row, t, : int(script.instruction_count[row, t])].tolist() == expected
+    np.testing.assert_array_equal(script.pictures, [np.stack(sample.targets) for sample in samples])
+    np.testing.assert_array_equal(script.source, [sample.picture for sample in samples])
+    assert script.group == 1
+
+
+def test_what_is_to_be_predicted_is_the_answer_and_its_end_and_nothing_else():
+    lecture = _teach(taught_samples())
+    thought, count, answer = (np.asarray(x) for x in (lecture.thought, lecture.thought_count, lecture.answer))
+    assert not count[:, 0].any() and not answer[:, 0].any()
+    for row, intents in enumerate(INTENTS):
+        expected = [*WORDS.encode(in_context_cot.answer(intents[1])), WORDS.eos]
+        assert thought[row, 1][answer[row, 1]].tolist() == expected
+        first = int(np.flatnonzero(answer[row, 1])[0])
+        assert thought[row, 1, first - 1] == WORDS.bos  # as in sampling
+        assert answer[row, 1].sum() == len(expected) and first + len(expected) == count[row, 1]
+
+
+def test_the_question_before_the_answer_is_the_one_that_play_asks():
+    lecture, played = _teach(taught_samples()), tiny_world.rollout().played.script
+    for row in range(2):
+        asked = [ids for segment, count in played.question for ids in np.asarray(segment)[2 * row, 1, : int(count[2 * row, 1])]]
+        assert np.asarray(lecture.thought)[row, 1, : len(asked)].tolist() == asked
+
+
+def _without(**changes) -> list[Sample]:
+    samples = taught_samples()
+    return [samples[0], dataclasses.replace(samples[1], **changes)]
+
+
+def test_a_session_without_ground_truth_is_refused_by_name():
+    session = taught_samples()[1].session
+    silent = dataclasses.replace(session, turns=(session.turns[0], dataclasses.replace(session.turns[1], intent=None)))
+    for samples in (_without(targets=()), _without(targets=taught_samples()[1].targets[:1]), _without(session=silent)):
+        with pytest.raises(ValueError, match="session s9 has no ground truth; the supervised recipe needs `target` and `intent`"):
+            _teach(samples)
+
+
+def test_words_without_room_are_refused_by_name():
+    session = taught_samples()[1].session
+    long = dataclasses.replace(session, turns=(session.turns[0], dataclasses.replace(session.turns[1], intent="up " * SLOTS.later)))
+    message = f"session s9: the instruction of turn 1 takes {SLOTS.later + 2} tokens but has {SLOTS.later} slots"
+    with pytest.raises(ValueError, match=message):
+        _teach(_without(session=long))
+
+
+def _run(parts, make, steps: int, rate: float) -> list[dict[str, float]]:
+    """Metrics of some steps on one batch."""
+    net, trainable, frozen = network.whole(nnx.clone(tiny_world.world_model()), parts)
+    optimizer = OptimizerConfig(learning_rate=rate, weight_decay=0.0).build()
+    recipe = tiny_world.quickly(make, net, frozen, optimizer=optimizer, seed=0)
+    state, told = states.create(jax.tree.map(jnp.copy, trainable), optimizer), []  # a step gives its state's memory away
+    for step in range(steps):
+        state, metrics = recipe.step(state, taught_samples(), step)
+        told.append(jax.device_get(metrics))
+    return told
+
+
+@pytest.mark.slow
+def test_the_supervised_losses_fall_on_one_batch():
+    make = lambda *parts, **more: supervised.Supervised(  # noqa: E731
+        *parts, config=SupervisedConfig(text_share=1.0), slots=SLOTS, prompt=PROMPT, tokenizer=WORDS, **more
+    )
+    told = _run(("decoder", "latent"), make, 10, 3e-3)
+    assert set(told[0]) >= {"supervised/flow", "supervised/text", "supervised/token_accuracy", "loss/total", "optimizer/gradient_norm"}
+    mean = lambda name, part: float(np.mean([metrics[name] for metrics in told[part]]))  # noqa: E731
+    assert mean("supervised/flow", slice(-3, None)) < 0.8 * mean("supervised/flow", slice(0, 3))
+    assert told[-1]["supervised/text"] < 0.5 * told[0]["supervised/text"]
+    assert told[-1]["supervised/token_accuracy"] > told[0]["supervised/token_accuracy"]
+
+
+@pytest.mark.slow
+def test_the_autoencoder_s_losses_fall_on_one_batch():
+    make = lambda *parts, **more: supervised.AutoencoderRecipe(*parts, config=AutoencoderConfig(), **more)  # noqa: E731
+    told = _run(("vae",), make, 8, 1e-3)
+    assert told[-1]["loss/total"] < 0.9 * told[0]["loss/total"]
+    assert told[-1]["autoencoder/l1"] < told[0]["autoencoder/l1"]

@@ -1,0 +1,120 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_world
+from flax import nnx
+
+from editr2_jax.models import network
+from editr2_jax.objectives.joint_objective import ObjectiveConfig
+from editr2_jax.training import state as states
+from editr2_jax.training import update
+from editr2_jax.training.state import NonFiniteLoss
+from editr2_jax.training.train_batch import Credit
+from editr2_jax.training.update import Chunk, Updater
+
+ROWS, TURNS = 4, tiny_world.TURNS
+OFF, ON = np.zeros((ROWS, TURNS), bool), np.ones((ROWS, TURNS), bool)
+
+
+def _chunk(advantage=1.0, *, image=ON, text=ON) -> Chunk:
+    worth = np.full((ROWS, TURNS), advantage, np.float32)
+    why = np.full((ROWS, TURNS), "")
+    credit = Credit(image_advantage=worth, text_advantage=worth, image_mask=image, text_mask=text, why=why)
+    return Chunk(played=tiny_world.rollout().played, credit=credit)
+
+
+def _step(state, *updates):
+    """One step in which every update learns from one chunk, against the log-probabilities of the weights that played."""
+    old = {id(chunk): tiny_world.asked() for chunk in updates}
+    return tiny_world.updater().step(state, tiny_world.moved().frozen, [[chunk] for chunk in updates], old=old)
+
+
+def _gain(state) -> tuple[float, float]:
+    """How much likelier what was drawn and written has become: means over steps, and over tokens."""
+    weights = dataclasses.replace(tiny_world.moved(), trainable=state.trainable)
+    (image, text), (old_image, old_text) = tiny_world.updater().ask_again(weights, tiny_world.rollout().played), tiny_world.asked()
+    tokens = int(tiny_world.rollout().played.intent_count.sum())
+    return float(np.mean(image - old_image)), float(np.sum(text - old_text)) / tokens
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("area", ["image", "text"])
+def test_one_update_makes_what_was_worth_it_likelier_and_the_rest_less_likely(area, advantage):
+    masks = {"image": OFF, "text": OFF} | {area: ON}
+    state, _ = _step(tiny_world.state(), _chunk(advantage, **masks))
+    gain = _gain(state)[0 if area == "image" else 1]
+    assert np.sign(gain) == advantage and abs(gain) > 1e-4
+
+
+def test_a_step_tells_its_loss_its_ratios_and_the_size_of_its_update():
+    state, metrics = _step(tiny_world.state(), _chunk())
+    assert int(state.step) == 0  # counted by the loop
+    for name in ("image/surrogate", "intent/surrogate"):
+        assert metrics[name] == pytest.approx(-1, abs=1e-3)
+    assert metrics["image/first_log_ratio_max"] < 1e-5 and metrics["intent/first_log_ratio_max"] < 1e-5
+    assert metrics["optimizer/gradient_norm"] > 0 and metrics["optimizer/update_norm"] > 0
+    assert {name for name in metrics if name.startswith("image/")} == {
+        f"image/{name}"
+        for name in (
+            "surrogate", "ratio", "clip_fraction_low", "clip_fraction_high", "log_ratio_mean", "log_ratio_max", "first_log_ratio_max", "kl",
+        )  # fmt: skip
+    }
+
+
+def test_later_updates_of_a_step_are_off_policy_and_the_first_is_not():
+    _, metrics = _step(tiny_world.state(), _chunk(), _chunk())
+    for area in ("image", "intent"):
+        assert metrics[f"{area}/first_log_ratio_max"] < 1e-5 < 1e-4 < metrics[f"{area}/log_ratio_max"]
+    assert metrics["image/clip_fraction_high"] > 0.25  # of the second update, averaged with the first
+
+
+def test_chunks_of_one_update_add_up_to_one_update():
+    """The rollouts in two halves of the credit, in one update, against all of them at once."""
+    half = np.arange(ROWS)[:, None] < 2
+    one, _ = _step(tiny_world.state(), _chunk())
+    halves = [_chunk(image=half & ON, text=half & ON), _chunk(image=~half & ON, text=~half & ON)]
+    old = {id(chunk): tiny_world.asked() for chunk in halves}
+    two, metrics = tiny_world.updater().step(tiny_world.state(), tiny_world.moved().frozen, [halves], old=old)
+    assert metrics["image/surrogate"] == pytest.approx(-1, abs=1e-3)  # a mean over what counted in either
+    gap = jax.tree.map(lambda a, b: jnp.abs(a - b), one.trainable, two.trainable)
+    # Adam's first update is the sign of the gradient, so a few numbers whose gradient is rounding alone may differ.
+    assert float(jnp.mean(jnp.concatenate([g.reshape(-1) for g in jax.tree.leaves(gap)]) > 1e-4)) < 0.01
+
+
+def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_term():
+    state = dataclasses.replace(tiny_world.state(), step=jnp.asarray(7, jnp.int32))
+    poisoned = state.trainable["decoder"]["layers"]["gen"]["q"]["lora_b"]
+    poisoned[...] = jnp.full_like(poisoned[...], jnp.nan)
+    kept = jax.tree.map(np.asarray, state.trainable)
+    with pytest.raises(NonFiniteLoss, match=r"step 7, update 0: .*loss/total = nan.*image/surrogate = nan"):
+        _step(state, _chunk())
+    tiny_world.assert_close(state.trainable, kept)  # nothing was given away
+
+
+def test_a_lesson_takes_the_chunk_s_own_turns():
+    """Credit of a step is as wide as its longest session."""
+    wide = np.arange(ROWS * 3, dtype=np.float32).reshape(ROWS, 3)
+    credit = Credit(image_advantage=wide, text_advantage=wide + 1, image_mask=wide > 5, text_mask=wide > 7, why=np.full(wide.shape, ""))
+    given = update.lesson(Chunk(played=tiny_world.rollout().played, credit=credit), *tiny_world.asked())
+    np.testing.assert_array_equal(given.image_advantage, wide[:, :TURNS])
+    np.testing.assert_array_equal(given.text_advantage, wide[:, :TURNS] + 1)
+    np.testing.assert_array_equal(given.image_mask, wide[:, :TURNS] > 5)
+    np.testing.assert_array_equal(given.text_mask, wide[:, :TURNS] > 7)
+
+
+def test_full_training_refuses_a_divergence_from_a_reference_it_does_not_have():
+    net, trainable, frozen = network.whole(nnx.clone(tiny_world.world_model()), ("latent",))
+    optimizer = tiny_world.updater().optimizer
+    updater = tiny_world.quickly(Updater, net, ObjectiveConfig(), tiny_world.POLICY, optimizer)
+    chunk = _chunk()
+    with pytest.raises(ValueError, match="full training has no adapter to switch off.*set objective.image.kl_weight to 0 or train=lora"):
+        updater.step(states.create(trainable, optimizer), frozen, [[chunk]], old={id(chunk): tiny_world.asked()})
+
+
+def test_metrics_of_a_step_s_updates_are_means_and_maxima():
+    first = {"loss/total": 1.0, "image/log_ratio_max": 0.0}
+    second = {"loss/total": 3.0, "image/log_ratio_max": 0.5}
+    assert update._over_updates([first, second]) == {"loss/total": 2.0, "image/log_ratio_max": 0.5, "image/first_log_ratio_max": 0.0}
