@@ -13,5 +13,11 @@ def get_config(variant: str = "laptop"):
     config.tabletop.update(train=6000, test=64)
     config.optimizer.update(learning_rate=1e-3, weight_decay=0.0, warmup_steps=100, decay_steps=2200)
     config.loop.update(steps=2200, save_every=200, log_every=20, keep=1)
-    accelerator = {"data.sessions": 96, "tabletop.train": 64000, "tabletop.workers": 16, "loop.steps": 12000, "optimizer.decay_steps": 12000}
+    accelerator = {
+        "data.sessions": 96,
+        "tabletop.train": 64000,
+        "tabletop.workers": 16,
+        "loop.steps": 12000,
+        "optimizer.decay_steps": 12000,
+    }
     return presets.on(config, variant, {"laptop": {}, "accelerator": accelerator})

@@ -1,7 +1,8 @@
 """The tiny base, stage 2: drawing and intent text on ground-truth sessions of the embedded world.
 
 Run by launch/tiny_base.sh after stage 1:
-    python -m editr2_jax train --config=configs/tabletop_supervised.py --workdir=DIR --config.model.checkpoint=FOLDER --config.data.path=DATA
+    python -m editr2_jax train --config=configs/tabletop_supervised.py --workdir=DIR --config.model.checkpoint=FOLDER \\
+        --config.data.path=DATA
 """
 
 from editr2_jax import presets

@@ -68,7 +68,9 @@ def checkpoint_folder(name: str) -> Path:
     if shipped.is_dir():
         return shipped
     here = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir())) if ASSETS.is_dir() else "none"
-    raise ValueError(f"model.checkpoint: {name!r} is no folder, nor a shipped checkpoint ({here}); give the folder that holds llm_config.json.")
+    raise ValueError(
+        f"model.checkpoint: {name!r} is no folder, nor a shipped checkpoint ({here}); give the folder that holds llm_config.json."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,8 @@ def matching_tokenizer(folder: Path, config: sizes.BagelConfig) -> Tokenizer:
     given = (tokenizer.bos, tokenizer.eos, tokenizer.vision_start, tokenizer.vision_end)
     if given != dataclasses.astuple(config.tokens):
         raise ValueError(
-            f"{folder}: the tokenizer's markers (begin, end, picture start and end) are {given}, the model's {dataclasses.astuple(config.tokens)}; "
+            f"{folder}: the tokenizer's markers (begin, end, picture start and end) are {given}, "
+            f"the model's {dataclasses.astuple(config.tokens)}; "
             "take tokenizer and weights from one checkpoint."
         )
     return tokenizer
@@ -209,7 +212,9 @@ def _needed(detector, reward: str):
 def _choose(key: str, name: str, known: Mapping[str, T]) -> T:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise ValueError(f"{key}: there is no {name!r}{f', did you mean {near[0]!r}' if near else ''}; choose from {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"{key}: there is no {name!r}{f', did you mean {near[0]!r}' if near else ''}; choose from {', '.join(sorted(known))}."
+        )
     return known[name]
 
 

@@ -7,7 +7,6 @@ goes on from the last checkpoint; an evaluation that is complete is not made aga
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,12 @@ from editr2_jax.assemble import Model
 from editr2_jax.data import images, pipeline, session_source
 from editr2_jax.evaluation import pictures, report, runner, tables
 from editr2_jax.evaluation.runner import EvaluationConfig
-from editr2_jax.data.tokenizer import FILES as TOKENIZER_FILES
 from editr2_jax.models.bagel import pixels
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.network import Network
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import SupervisedConfig
-from editr2_jax.porting import bagel_weights
-from editr2_jax.porting import export as porting_export
+from editr2_jax.porting import convert
 from editr2_jax.records import Sample, Session, Turn
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
@@ -116,7 +113,8 @@ def told_size(model: Model, config) -> str:
     """One line about the model."""
     count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
     learns, frozen = count(model.trainable), count(model.frozen)
-    return f"{config.recipe}: {learns / 1e6:.2f} M parameters learn ({config.train}), {frozen / 1e6:.2f} M are frozen, on {jax.default_backend()}"
+    where = jax.default_backend()
+    return f"{config.recipe}: {learns / 1e6:.2f} M parameters learn ({config.train}), {frozen / 1e6:.2f} M are frozen, on {where}"
 
 
 def training_stream(config, model: Model, data: Path, start: int) -> pipeline.Stream:
@@ -230,7 +228,9 @@ class _Evaluations:
             outcome = runner.play(
                 self._player,
                 weights,
-                pipeline.once(self._source, batch_size=min(self._settings.rows, len(self._source)), buckets=assemble.buckets(self._model.config)),
+                pipeline.once(
+                    self._source, batch_size=min(self._settings.rows, len(self._source)), buckets=assemble.buckets(self._model.config)
+                ),
                 suite=suite,
                 tokenizer=self._model.tokenizer,
                 seed=self._config.seed,
@@ -258,9 +258,7 @@ def evaluate(config, directory: Path, *, checkpoints_of: Path | None, say: Say) 
 # By hand -------------------------------------------------------------------------------------------------------------------------
 
 
-def edit(
-    config, *, image: str, instructions: Sequence[str], out: Path, run: Path | None, checkpoint: str | None, seed: int
-) -> list[str]:
+def edit(config, *, image: str, instructions: Sequence[str], out: Path, run: Path | None, checkpoint: str | None, seed: int) -> list[str]:
     """Plays one session over a picture file and writes its pictures, intents and a strip; returns a line per turn."""
     if empty := [i for i, text in enumerate(instructions) if not text.strip()]:
         raise ValueError(f"instruction {empty[0]} is empty; say what to edit.")
@@ -312,48 +310,16 @@ def last_state(config, model: Model, run: Path) -> TrainState:
 
 def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | None = None) -> str:
     """Writes the last checkpoint of a run as a PyTorch folder: whole (adapters folded in, tokenizer beside it) or the adapter alone."""
-    _refuse_filled(out)
     model = assemble.model(config)
     state = last_state(config, model, run)
     whole = merged(model.network, Weights(trainable=state.trainable, frozen=model.frozen))
-    if adapter:
-        porting_export.write_adapter(whole, out)
-        return f"adapter of step {int(state.step)} in {out}"
-    if config.recipe == "autoencoder":
+    if config.recipe == "autoencoder" and not adapter:
         whole = calibrated(whole, config, assemble.data_folder(config, run))
-    _write_whole(whole, assemble.checkpoint_folder(config.model.checkpoint), out, dtype)
-    return f"step {int(state.step)} of {run} in {out}"
-
-
-def convert(checkpoint: Path, out: Path, *, dtype: str | None = None) -> str:
-    """Reads a checkpoint folder, accounting for every key both ways, and writes it again as a whole; says what it held."""
-    _refuse_filled(out)
-    whole = bagel_weights.load_folder(checkpoint, dtype=jnp.dtype(dtype or "float32"))
-    _write_whole(whole, checkpoint, out, dtype)
-    leaves = jax.tree.leaves(nnx.state(whole))
-    parameters = sum(int(leaf.size) for leaf in leaves)
-    return f"{parameters:,} numbers in {len(leaves)} arrays, every key used and every parameter filled; written to {out}"
-
-
-def _refuse_filled(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: is not empty; choose another --out, nothing is overwritten.")
-
-
-def _write_whole(whole: Bagel, source: Path, out: Path, dtype: str | None) -> None:
-    """A complete folder or none: written beside `out`, then renamed. The tokenizer's files come from `source`, where it has them."""
-    if dtype is not None:
+    if dtype is not None and not adapter:
         cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
         nnx.update(whole, jax.tree.map(cast, nnx.state(whole)))
-    beside = out.with_name(f"{out.name}.unfinished")
-    shutil.rmtree(beside, ignore_errors=True)
-    porting_export.write_folder(whole, beside)
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, beside / name)
-    if out.exists():
-        out.rmdir()
-    beside.rename(out)
+    account = convert.export_model(whole, out, adapter=adapter, tokenizer=assemble.checkpoint_folder(config.model.checkpoint))
+    return f"step {int(state.step)} of {run} in {out}: {account.keys} tensors, {account.size / 1e6:.1f} MB"
 
 
 def calibrated(whole: Bagel, config, data: Path, *, sessions: int = 256) -> Bagel:

@@ -18,10 +18,10 @@ mkdir -p "$out"
 if [[ ! -d $out/autoencoded ]]; then
     python -m editr2_jax train --config=configs/tabletop_autoencoder.py:"$variant" --workdir="$out/autoencoder" \
         --config.model.checkpoint="$out/fresh"
-    python -m editr2_jax port export --run="$out/autoencoder" --out="$out/autoencoded"
+    python -m editr2_jax port export --workdir="$out/autoencoder" --out="$out/autoencoded"
 fi
 python -m editr2_jax train --config=configs/tabletop_supervised.py:"$variant" --workdir="$out/supervised" \
     --config.model.checkpoint="$out/autoencoded" --config.data.path="$out/autoencoder/data"
 rm -rf "$out/base"
-python -m editr2_jax port export --run="$out/supervised" --out="$out/base" --dtype=bfloat16
+python -m editr2_jax port export --workdir="$out/supervised" --out="$out/base" --dtype=bfloat16
 echo "base checkpoint: $out/base"

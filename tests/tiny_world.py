@@ -29,7 +29,7 @@ from editr2_jax.training.state import OptimizerConfig
 from editr2_jax.training.update import Updater
 
 HEIGHT, WIDTH, TURNS = 32, 48, 2
-SLOTS = Slots(instruction=8, later=6, system=3, question=12, intent=5)
+SLOTS = Slots(instruction=8, later=6, system=3, question=14, intent=5)
 POLICY = PolicyConfig(flow=FlowConfig(grid_points=4, window=2), slots=SLOTS)
 PROMPT = IntentPrompt(system="Go.", question="{history} | {instruction} ?")
 ROLLOUT = RolloutConfig(turns=TURNS, policy=POLICY, window_last=3, prompt=PROMPT)
@@ -53,8 +53,13 @@ def _options() -> dict | None:
 
 def jit(function, **more):
     """jax.jit that compiles in a fraction of the time, to slower code; nothing happens before the first call."""
-    made = functools.cache(lambda: _jit(function, compiler_options=_options(), **more))
-    return lambda *args, **given: made()(*args, **given)
+    made = functools.cache(lambda inside: _jit(function, compiler_options=None if inside else _options(), **more))
+
+    def call(*args, **given):
+        inside = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, given)))  # options are for the outermost alone
+        return made(inside)(*args, **given)
+
+    return call
 
 
 def quickly(make, *args, **more):

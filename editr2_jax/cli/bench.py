@@ -106,9 +106,7 @@ def _environment() -> dict:
 def _machine(rates: dict[int, float]) -> str:
     where = _environment()
     products = ", ".join(f"{rate:.0f} GFLOP/s at {side}^3" for side, rate in rates.items())
-    return (
-        f"jax {where['jax']} on {where['backend']} ({where['cores']} cores). float32 matrix products: {products}; shares are of the larger."
-    )
+    return f"jax {where['jax']}, {where['backend']}, {where['cores']} cores. float32 matrix products: {products}; shares are of the larger."
 
 
 def _sizes(d) -> dict:
@@ -140,6 +138,6 @@ def _reference() -> str:
     step, contexts, (low, high) = REFERENCE.values()
     return (
         "For orientation, given and not measured here: the official PyTorch code at mid, batch 1, float32, on a quiet pair of cores takes "
-        f"{step:.0f} ms per guided denoising step, {contexts} s for the contexts of three turns, {low} to {high} s per learning step with the "
-        "KL reference (it rebuilds the contexts for each)."
+        f"{step:.0f} ms per guided denoising step, {contexts} s for the contexts of three turns, {low} to {high} s per learning step with "
+        "the KL reference (it rebuilds the contexts for each)."
     )

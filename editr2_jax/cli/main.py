@@ -90,7 +90,7 @@ def _status(error: Exception) -> int | None:
     ours = Path(innermost.filename).resolve().is_relative_to(_PACKAGE) and "raise" in (innermost.line or "").split()
     if ours and isinstance(error, (ValueError, OSError)):
         return USAGE
-    if ours and isinstance(error, (RuntimeError, FloatingPointError)):
+    if ours and isinstance(error, (RuntimeError, FloatingPointError)) and not isinstance(error, (NotImplementedError, RecursionError)):
         return FAILED
     return None
 

@@ -128,4 +128,3 @@ def _apart(samples: Sequence[Sample]) -> list[Sample]:
 def number(value: float) -> float | None:
     """A JSON number; None for NaN."""
     return None if np.isnan(value) else float(value)
-

@@ -50,7 +50,10 @@ def attend(
     views: (keys, values, visible) per cache, in the order of the variants they serve; the Rv add up to R. Without views, or for variants
     beyond them, the block attends to itself alone. Softmax in float32.
     """
-    rows, row_bytes = q.shape[0], 4 * q.shape[1] * q.shape[2] * q.shape[3] * (k.shape[2] + max((keys.shape[2] for keys, *_ in views), default=0))
+    rows, row_bytes = (
+        q.shape[0],
+        4 * q.shape[1] * q.shape[2] * q.shape[3] * (k.shape[2] + max((keys.shape[2] for keys, *_ in views), default=0)),
+    )
     at_once = max(1, _CACHE_BYTES // row_bytes)
     if jax.default_backend() != "cpu" or rows <= at_once:
         return _attend(q, k, v, block_mask, views)

@@ -37,7 +37,9 @@ class LoraConfig:
 class Linear(nnx.Module):
     """y = x W (+ b) (+ adapter). With `stack`, every leaf has a leading layer axis and the module is meant to be scanned over."""
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, stack: int | None = None, dtype=jnp.float32, std: float = 0.02):
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, stack: int | None = None, dtype=jnp.float32, std: float = 0.02
+    ):
         lead = () if stack is None else (stack,)
         self.w = nnx.Param(jax.random.normal(rngs.params(), (*lead, inputs, outputs), dtype) * jnp.asarray(std, dtype))
         self.b = nnx.Param(jnp.zeros((*lead, outputs), dtype)) if bias else None

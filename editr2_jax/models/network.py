@@ -30,7 +30,9 @@ class Network:
     def reference(self, frozen: nnx.State) -> Bagel:
         """The model with the adapter off. Raises ValueError when there is no adapter."""
         if self.bare is None:
-            raise ValueError("full training has no adapter to switch off, so there is no reference: set objective.image.kl_weight to 0 or train=lora.")
+            raise ValueError(
+                "full training has no adapter to switch off, so there is no reference: set objective.image.kl_weight to 0 or train=lora."
+            )
         return nnx.merge(self.bare, frozen)
 
 

@@ -104,7 +104,11 @@ def replay(model: Bagel, script: Script, slots: Slots) -> Replay:
     if script.turns > 1:
         by_turn = lambda x, part: jnp.swapaxes(x[:, part], 0, 1)  # noqa: E731
         later = slice(1, None)
-        xs = (by_turn(script.pictures, slice(0, -1)), by_turn(script.instruction[:, :, : slots.later], later), by_turn(script.instruction_count, later))
+        xs = (
+            by_turn(script.pictures, slice(0, -1)),
+            by_turn(script.instruction[:, :, : slots.later], later),
+            by_turn(script.instruction_count, later),
+        )
         context, (before, seen) = jax.lax.scan(turn, context, xs)
         thinking.append(before)
         drawing.append(seen)

@@ -38,7 +38,9 @@ class FlowConfig:
         if self.renorm not in guidance.RENORMS:
             raise ValueError(f"FlowConfig.renorm is {self.renorm!r}; choose one of {', '.join(guidance.RENORMS)}.")
         if self.grid_points < 2 or not 0 <= self.window < self.grid_points:
-            raise ValueError(f"FlowConfig: {self.grid_points} grid points cannot hold {self.window} stochastic steps; give at least window + 1 points.")
+            raise ValueError(
+                f"FlowConfig: {self.grid_points} grid points cannot hold {self.window} stochastic steps; give at least window + 1 points."
+            )
 
     @property
     def steps(self) -> int:
@@ -56,7 +58,15 @@ class FlowConfig:
 
 
 def guided_velocity(
-    model: Bagel, context: Context, seen: Sight, x: Float[Array, "B L C"], t: Float[Array, "B"], *, flow: FlowConfig, size: tuple[int, int], scratch: int = 0
+    model: Bagel,
+    context: Context,
+    seen: Sight,
+    x: Float[Array, "B L C"],
+    t: Float[Array, "B"],
+    *,
+    flow: FlowConfig,
+    size: tuple[int, int],
+    scratch: int = 0,
 ) -> Float[Array, "B L C"]:
     """Velocity under text and image guidance, all branches in one pass. `size` is the picture's (height, width) in pixels."""
     r = flow.branches

@@ -37,9 +37,7 @@ def ask(model: Bagel, cache: KVCache, segments: tuple[tuple[Int[Array, "B T"], I
     return cache
 
 
-def sample(
-    model: Bagel, cache: KVCache, *, keys: PRNGKeyArray | None, limit: int, temperature: float, end: int | None = None
-) -> Intent:
+def sample(model: Bagel, cache: KVCache, *, keys: PRNGKeyArray | None, limit: int, temperature: float, end: int | None = None) -> Intent:
     """Writes at most `limit` tokens per row behind the cache, all rows in step; a row ends with its end token.
 
     `keys` [B] is one random stream per row; None writes greedily, and then log-probabilities are untempered (as recorded). The loop stops

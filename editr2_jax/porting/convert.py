@@ -90,7 +90,8 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)  # of an earlier try that was killed
         unfinished.mkdir(parents=True)
     except OSError as error:
-        raise ValueError(f"{out}: cannot write here ({error.strerror or error}); choose another --out, or change its permissions.") from error
+        why = error.strerror or error
+        raise ValueError(f"{out}: cannot write here ({why}); choose another --out, or change its permissions.") from error
     try:
         yield unfinished
         if out.exists():

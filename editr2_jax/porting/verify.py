@@ -167,17 +167,19 @@ def as_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     cases = []
     for verdict in verdicts:
         worst, (absolute, relative) = verdict.worst, _largest(verdict)
-        cases.append({
-            "case": verdict.case,
-            "title": verdict.title,
-            "ok": verdict.ok and not verdict.not_run,
-            "not_run": verdict.not_run,
-            "absolute": _number(absolute),
-            "relative": _number(relative),
-            "tolerance": None if worst is None else worst.tolerance,
-            "worst": None if worst is None else worst.tensor,
-            "tensors": [_finite(dataclasses.asdict(row)) for row in verdict.rows],
-        })
+        cases.append(
+            {
+                "case": verdict.case,
+                "title": verdict.title,
+                "ok": verdict.ok and not verdict.not_run,
+                "not_run": verdict.not_run,
+                "absolute": _number(absolute),
+                "relative": _number(relative),
+                "tolerance": None if worst is None else worst.tolerance,
+                "worst": None if worst is None else worst.tensor,
+                "tensors": [_finite(dataclasses.asdict(row)) for row in verdict.rows],
+            }
+        )
     return {"ok": holds(verdicts), "cases": cases}
 
 

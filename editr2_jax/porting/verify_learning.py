@@ -78,9 +78,7 @@ def learning_step(subject: Subject, case: str) -> Ours:
     how = {"flow": flow, "size": size, "scratch": subject.scratch}
     x, t = lesson.stored.x, flow.grid()[lesson.stored.step]
     seen = contexts.sight(subject.context)
-    v, v_ref = (
-        image_policy.guided_velocity(model, subject.context, seen, x, t, **how) for model in (subject.compiled, subject.reference)
-    )
+    v, v_ref = (image_policy.guided_velocity(model, subject.context, seen, x, t, **how) for model in (subject.compiled, subject.reference))
     ours = {"v_t": v[0], "v_t_ref": v_ref[0]}
     ours["prev_sample_mean_ref"] = image_policy.transition_density(flow, v_ref, x, lesson.stored.x_next, lesson.stored.step).mean[0]
 

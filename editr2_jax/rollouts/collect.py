@@ -53,7 +53,9 @@ def shape_of(sample: Sample, turns: int) -> Shape:
 OnTurn = Callable[[int, Sequence[Episode]], None]
 
 
-def play(player: Player, weights: Weights, samples: Sequence[Sample], *, key: jax.Array, tokenizer, on_turn: OnTurn = lambda *_: None) -> Rollout:
+def play(
+    player: Player, weights: Weights, samples: Sequence[Sample], *, key: jax.Array, tokenizer, on_turn: OnTurn = lambda *_: None
+) -> Rollout:
     """Plays sessions of one `Shape`. `samples` holds each session G times in a row.
 
     `on_turn(t, episodes)` is called with the episodes of a turn as soon as its pictures are there.
@@ -71,7 +73,9 @@ def play(player: Player, weights: Weights, samples: Sequence[Sample], *, key: ja
     segments, intent = _no_question(config, rows), _no_intent(config, rows)
     pictures, parts, words = [], [], []
     for t in range(turns):
-        ids = pad_tokens([_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.of_turn(t), what=f"the instruction of turn {t}")
+        ids = pad_tokens(
+            [_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.of_turn(t), what=f"the instruction of turn {t}"
+        )
         context = player.instruct(weights, context, *ids)
         picture, trajectory = _draw(player, weights, context, streams, t, size)
         parts.append((ids, segments, intent, trajectory))
@@ -197,7 +201,8 @@ def _stack(source: np.ndarray, pictures: list[np.ndarray], parts: list) -> Playe
     ids, segments, intents, trajectories = zip(*parts, strict=True)
     width = ids[0][0].shape[1]  # turn 0 has the most slots
     questions = tuple(
-        (by_turn([segment[k][0] for segment in segments]), by_turn([segment[k][1] for segment in segments])) for k in range(len(segments[0]))
+        (by_turn([segment[k][0] for segment in segments]), by_turn([segment[k][1] for segment in segments]))
+        for k in range(len(segments[0]))
     )
     return Played(
         script=Script(

@@ -126,7 +126,11 @@ class Player:
         model = self._model(weights)
         asked = intent_policy.ask(model, context.full, segments)
         return intent_policy.sample(
-            model, asked, keys=keys if self.draws else None, limit=self.config.policy.slots.intent, temperature=self.config.policy.temperature
+            model,
+            asked,
+            keys=keys if self.draws else None,
+            limit=self.config.policy.slots.intent,
+            temperature=self.config.policy.temperature,
         )
 
 

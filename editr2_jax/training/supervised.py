@@ -84,7 +84,9 @@ def teach(sessions: Sequence[Sample], *, tokenizer, slots: Slots, prompt: Intent
     """Ground-truth sessions of one shape as arrays. Raises ValueError for a session without targets or intents."""
     for sample in sessions:
         if len(sample.targets) != len(sample.session.turns) or any(turn.intent is None for turn in sample.session.turns):
-            raise ValueError(f"session {sample.session.id} has no ground truth; the supervised recipe needs `target` and `intent` in every record.")
+            raise ValueError(
+                f"session {sample.session.id} has no ground truth; the supervised recipe needs `target` and `intent` in every record."
+            )
     parts = [_words(sample.session, tokenizer, slots, prompt) for sample in sessions]
     ids, count, thought, thought_count, answer = (jnp.asarray(np.stack(part)) for part in zip(*parts, strict=True))
     script = Script(

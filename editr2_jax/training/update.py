@@ -55,9 +55,7 @@ class Updater:
 
         def loss(trainable):
             model = self.network.policy(trainable, weights.frozen)
-            return joint_objective.loss(
-                model, reference, played, lesson, rollouts=rollouts, objective=self.objective, policy=self.policy
-            )
+            return joint_objective.loss(model, reference, played, lesson, rollouts=rollouts, objective=self.objective, policy=self.policy)
 
         (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(weights.trainable)
         return gradients, value, metrics

@@ -62,8 +62,7 @@ def padded():
     return tiny_world.compiled(lambda model, latents: _read(model, (0, 1), (5, 6), latents))(LATENTS)
 
 
-@pytest.mark.parametrize("row", [0, 1])
-def test_a_row_with_holes_equals_the_row_without(padded, row):
+def test_a_row_with_holes_equals_the_row_without(padded, row=1):
     slots = tuple(map(len, TEXTS[row]))
     alone, logits, velocity = tiny_world.compiled(lambda model, latents: _read(model, (row,), slots, latents))(LATENTS[row : row + 1])
     cache, *ours = padded

@@ -94,6 +94,7 @@ def test_latents_pass_through_the_drawing_expert_and_markers_through_the_other()
         np.testing.assert_array_equal(same, [True] + [False] * GEN + [True])
 
 
+@pytest.mark.slow
 def test_unrolling_and_recomputing_layers_changes_neither_values_nor_gradients():
     def learn(model, und, gen):
         def loss(und):

@@ -10,8 +10,16 @@ from editr2_jax.models.bagel.config import ResizeRule
 def test_resize_equals_pillow():
     rng = np.random.default_rng(0)
     for (height, width), (new_height, new_width) in [
-        ((64, 64), (70, 70)), ((37, 52), (32, 48)), ((90, 61), (56, 42)), ((50, 40), (50, 80)), ((13, 200), (111, 31)), ((7, 5), (64, 64)),
-        ((48, 64), (42, 70)), ((48, 64), (20, 50)), ((48, 64), (20, 51)), ((200, 60), (20, 40)),  # rows first, but for the second
+        ((64, 64), (70, 70)),
+        ((37, 52), (32, 48)),
+        ((90, 61), (56, 42)),
+        ((50, 40), (50, 80)),
+        ((13, 200), (111, 31)),
+        ((7, 5), (64, 64)),
+        ((48, 64), (42, 70)),
+        ((48, 64), (20, 50)),
+        ((48, 64), (20, 51)),
+        ((60, 30), (21, 25)),  # rows first, but for the second
     ]:
         picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         picture[: height // 2] = np.where(picture[: height // 2] > 127, 255, 0)  # extremes, so that clipping matters

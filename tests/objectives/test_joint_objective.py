@@ -164,7 +164,6 @@ def _traced(**objective):
     [
         ({"image": ImageObjectiveConfig(weight=0.0)}, {"intent"}),
         ({"intent": IntentObjectiveConfig(weight=0.0)}, {"image"}),
-        ({}, {"image", "intent"}),
     ],
 )
 def test_a_term_without_weight_is_not_computed(objective, areas):

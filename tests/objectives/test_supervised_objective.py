@@ -30,9 +30,7 @@ def test_words_are_taught_through_the_same_tokens_and_positions_as_they_are_writ
     answers = [row[mask].tolist() for row, mask in zip(np.asarray(lecture.thought)[:, 1], np.asarray(lecture.answer)[:, 1], strict=True)]
     intent, count = pad_tokens(answers, SLOTS.intent, what="an answer")
     later = lambda x: jnp.stack([jnp.zeros_like(x), jnp.asarray(x)], axis=1)  # noqa: E731
-    question = tuple(
-        (ids[::2], counts[::2]) for ids, counts in tiny_world.rollout().played.script.question
-    )  # of one member of each group
+    question = tuple((ids[::2], counts[::2]) for ids, counts in tiny_world.rollout().played.script.question)  # of one member of each group
     played = jax.tree.map(lambda x: x[::2], dataclasses.replace(tiny_world.rollout().played, script=None))
     script = dataclasses.replace(lecture.script, question=question)
     played = dataclasses.replace(played, script=script, intent=later(intent), intent_count=later(count))

@@ -22,7 +22,7 @@ def noise(seed=0, size=16):
 
 def everywhere(found):
     """The same detections in every picture."""
-    return fakes.Detector({number: found for number in range(256)})
+    return fakes.Detector(dict.fromkeys(range(256), found))
 
 
 def judge(pictures, found=None, centre=None, **turn):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny_world
 
+from editr2_jax.models import attention
 from editr2_jax.rollouts import collect, in_context_cot
 
 TURNS, SLOTS = tiny_world.TURNS, tiny_world.SLOTS
@@ -172,3 +173,46 @@ def test_the_shape_of_a_session_is_its_picture_and_the_turns_played():
     sample = tiny_world.samples()[0]
     assert collect.shape_of(sample, 5) == collect.Shape(tiny_world.HEIGHT, tiny_world.WIDTH, TURNS)
     assert collect.shape_of(sample, 1).turns == 1
+
+
+def test_sessions_whose_words_have_no_room_are_refused_before_a_run():
+    sessions = [sample.session for sample in tiny_world.samples()]
+    collect.refuse_long(sessions, tiny_world.ROLLOUT, tiny_world.Words())
+    wordy = lambda *texts: [dataclasses.replace(sessions[0], id="wordy", turns=tuple(map(tiny_world.turn, texts)))]  # noqa: E731
+    for some, config, message in (
+        (wordy("x " * 9, "y"), {}, "session wordy: the instruction of turn 0 takes 11 tokens but has 8 slots"),
+        (wordy("x", "y " * 5), {}, "session wordy: the instruction of turn 1 takes 7 tokens but has 6 slots"),
+        (wordy("x x x x x x", "y y y y"), {"policy": _with_slots(question=13)}, "wordy: the question before turn 1 takes 15 tokens"),
+        (sessions, {"policy": _with_slots(system=2)}, "the system prompt of intent reconstruction takes 3 tokens but has 2 slots"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            collect.refuse_long(some, dataclasses.replace(tiny_world.ROLLOUT, **config), tiny_world.Words())
+    literal = dataclasses.replace(tiny_world.ROLLOUT, policy=_with_slots(question=1, system=1), reconstruct=False)
+    collect.refuse_long(sessions, literal, tiny_world.Words())  # nobody is asked anything
+
+
+def _with_slots(**slots):
+    return dataclasses.replace(tiny_world.POLICY, slots=dataclasses.replace(SLOTS, **slots))
+
+
+@pytest.mark.parametrize("window", [(0, 1), (2, 3), (0, 4), (-1, 2)])
+def test_a_window_that_does_not_fit_its_steps_is_refused(window):
+    with pytest.raises(ValueError, match="a window of 2 stochastic steps does not fit into steps .* of 3"):
+        dataclasses.replace(tiny_world.ROLLOUT, window_first=window[0], window_last=window[1])
+
+
+@pytest.mark.slow
+def test_a_longer_dialogue_starts_as_the_shorter_one_and_has_ratio_one_to_its_end(monkeypatch):
+    """Three turns, with attention in pieces of one row: neither the room that is kept nor the pieces change what is played."""
+    monkeypatch.setattr(attention, "_CACHE_BYTES", 0)
+    longer = copy.copy(tiny_world.player())
+    longer.config = dataclasses.replace(longer.config, turns=3)
+    rollout, short = tiny_world.play(tiny_world.samples(3), by=longer), tiny_world.rollout()
+    assert rollout.pictures.shape[1] == 3
+    assert [answers[:2] for answers in rollout.answers] == list(short.answers)
+    np.testing.assert_array_equal(np.asarray(rollout.played.step)[:, :2], short.played.step)
+    np.testing.assert_allclose(np.asarray(rollout.played.latents)[:, 0], np.asarray(short.played.latents)[:, 0], atol=1e-4)
+    assert np.all(np.asarray(rollout.played.intent_count)[:, 1:] > 0)
+    image, text = tiny_world.updater().ask_again(tiny_world.moved(), rollout.played)
+    np.testing.assert_allclose(np.exp(image - rollout.played.image_log_prob), 1.0, atol=2e-6)
+    np.testing.assert_allclose(np.exp(text - rollout.played.intent_log_prob), 1.0, atol=1e-4)

@@ -59,7 +59,14 @@ def test_a_step_tells_its_loss_its_ratios_and_the_size_of_its_update():
     assert {name for name in metrics if name.startswith("image/")} == {
         f"image/{name}"
         for name in (
-            "surrogate", "ratio", "clip_fraction_low", "clip_fraction_high", "log_ratio_mean", "log_ratio_max", "first_log_ratio_max", "kl",
+            "surrogate",
+            "ratio",
+            "clip_fraction_low",
+            "clip_fraction_high",
+            "log_ratio_mean",
+            "log_ratio_max",
+            "first_log_ratio_max",
+            "kl",
         )  # fmt: skip
     }
 

@@ -139,7 +139,13 @@ class Bagel(nnx.Module):
         return kv_cache.write(cache, k[:, :, 0], v[:, :, 0], valid=jnp.ones((rows, tokens), bool), rope=cache.rope + 1)
 
     def velocity(
-        self, x: Float[Array, "B R L C"], t: Float[Array, "B R"], *, grid: tuple[int, int], start: Int[Array, "B R"], views: tuple[View, ...]
+        self,
+        x: Float[Array, "B R L C"],
+        t: Float[Array, "B R"],
+        *,
+        grid: tuple[int, int],
+        start: Int[Array, "B R"],
+        views: tuple[View, ...],
     ) -> Float[Array, "B R L C"]:
         """Rectified-flow velocity (noise - clean) of noisy latents, one per variant; `start` is the variants' rotary position."""
         b, r, length, _ = x.shape

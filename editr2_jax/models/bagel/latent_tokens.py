@@ -1,4 +1,6 @@
-"""Latent tokens: latents enter the decoder, velocities leave it. Letters: B rows, R variants, L latent tokens, C numbers in a token, D width.
+"""Latent tokens: latents enter the decoder, velocities leave it.
+
+Letters: B rows, R variants, L latent tokens, C numbers in a token, D width.
 
     h = W_in x + time(t) + position[row * side + col]        velocity = W_out h'
     time(t) = W2 silu(W1 [cos(t f), sin(t f)])               f_i = 10000^(-i/128), t in [0, 1] taken as it is

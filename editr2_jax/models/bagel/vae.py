@@ -132,10 +132,12 @@ class Encoder(nnx.Module):
         widths = [config.width] + [config.width * m for m in config.multipliers]
         last = len(config.multipliers) - 1
         self.enter = Conv(config.in_channels, config.width, rngs=rngs, dtype=dtype)
-        self.levels = nnx.List([
-            Level(widths[i], widths[i + 1], blocks=config.blocks, resample=i != last, halve=True, rngs=rngs, dtype=dtype)
-            for i in range(last + 1)
-        ])
+        self.levels = nnx.List(
+            [
+                Level(widths[i], widths[i + 1], blocks=config.blocks, resample=i != last, halve=True, rngs=rngs, dtype=dtype)
+                for i in range(last + 1)
+            ]
+        )
         self.middle = Middle(widths[-1], rngs=rngs, dtype=dtype)
         self.norm = GroupNorm(widths[-1], dtype=dtype)
         self.leave = Conv(widths[-1], 2 * config.latent_channels, rngs=rngs, dtype=dtype)
@@ -155,10 +157,12 @@ class Decoder(nnx.Module):
         coming = widths[1:] + widths[-1:]  # what the next coarser level, or the middle, hands over
         self.enter = Conv(config.latent_channels, widths[-1], rngs=rngs, dtype=dtype)
         self.middle = Middle(widths[-1], rngs=rngs, dtype=dtype)
-        self.levels = nnx.List([
-            Level(coming[i], widths[i], blocks=config.blocks + 1, resample=i != 0, halve=False, rngs=rngs, dtype=dtype)
-            for i in range(len(widths))
-        ])
+        self.levels = nnx.List(
+            [
+                Level(coming[i], widths[i], blocks=config.blocks + 1, resample=i != 0, halve=False, rngs=rngs, dtype=dtype)
+                for i in range(len(widths))
+            ]
+        )
         self.norm = GroupNorm(widths[0], dtype=dtype)
         self.leave = Conv(widths[0], config.out_channels, rngs=rngs, dtype=dtype)
 
