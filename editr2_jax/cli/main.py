@@ -82,12 +82,13 @@ def _status(error: Exception) -> int | None:
     """The exit status of an error that speaks for itself; None for a fault in the program, which needs its traceback.
 
     A ValueError raised by a line of ours is a caller's mistake, one from inside a library is a fault; likewise a RuntimeError or
-    FloatingPointError of ours says why a run cannot go on. An error of the operating system names its file, or is one of ours that does.
+    FloatingPointError of ours says why a run cannot go on; one without a word says nothing. An error of the operating system names its
+    file, or is one of ours that does.
     """
     if isinstance(error, OSError) and error.filename is not None:
         return USAGE
     *_, innermost = traceback.extract_tb(error.__traceback__)
-    ours = Path(innermost.filename).resolve().is_relative_to(_PACKAGE) and "raise" in (innermost.line or "").split()
+    ours = Path(innermost.filename).resolve().is_relative_to(_PACKAGE) and "raise" in (innermost.line or "").split() and str(error)
     if ours and isinstance(error, (ValueError, OSError)):
         return USAGE
     if ours and isinstance(error, (RuntimeError, FloatingPointError)) and not isinstance(error, (NotImplementedError, RecursionError)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Checkpoints:
             self.directory = Path(directory).expanduser().absolute()
             if not self.directory.is_dir():
                 raise ValueError(f"{self.directory}: there is no checkpoint here; {_TRAIN_FIRST}")
-            options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+            options = ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=False)
         else:
             self.directory = workdir.writable(directory)
             options = ocp.CheckpointManagerOptions(
@@ -150,12 +150,16 @@ def _first_line(error: Exception) -> str:
 
 def _mismatch(saved: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     """What differs between the tree on disk and the tree asked for, in one sentence per kind of difference."""
+
+    def ordered(names: Iterable[str]) -> list[str]:
+        return sorted(names, key=lambda name: (name.rpartition("/")[2].isdecimal(), name))  # a mere number tells least
+
     kinds = {
-        "missing in the checkpoint": [f"{name} {wanted[name]}" for name in sorted(wanted.keys() - saved.keys())],
-        "not wanted by this run": [f"{name} {saved[name]}" for name in sorted(saved.keys() - wanted.keys())],
+        "missing in the checkpoint": [f"{name} {wanted[name]}" for name in ordered(wanted.keys() - saved.keys())],
+        "not wanted by this run": [f"{name} {saved[name]}" for name in ordered(saved.keys() - wanted.keys())],
         "of another kind": [
             f"{name} is {saved[name]}, wanted {wanted[name]}"
-            for name in sorted(saved.keys() & wanted.keys())
+            for name in ordered(saved.keys() & wanted.keys())
             if saved[name] != wanted[name]
         ],
     }

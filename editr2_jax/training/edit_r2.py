@@ -118,7 +118,8 @@ class EditR2:
             if not gap <= limit:
                 raise RatioError(
                     f"a fresh rollout's {area} log-probabilities differ from the loss's by up to {gap:.3g} (limit {limit:.3g}), "
-                    "so its ratio is not one and training would start from noise. Sampler and loss must share precision, guidance and contexts."
+                    "so its ratio is not one and training would start from noise. "
+                    "Sampler and loss must share precision, guidance and contexts."
                 )
 
 

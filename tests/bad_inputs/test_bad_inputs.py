@@ -229,13 +229,13 @@ def _(p):
     return ("data", "check", p.sessions({"task_type": ["text_change", "color_alter"], "formatted_instruction": formatted}))
 
 
-@row("a picture in train and test", 1, r"test_metadata\.jsonl: image .*0\.png' is also in the split train; keep it in one of them")
+@row("a picture in train and test", 1, r"train_metadata\.jsonl: image .*0\.png' is also in the split test; keep it in one of them")
 def _(p):
     p.sessions(split="train")
     return ("data", "check", p.sessions(split="test"))
 
 
-@row("supervised data without targets", 2, r"session train/0 has no ground truth; the supervised recipe needs `target` and `intent`")
+@row("supervised data without targets", 2, r"session train/\d has no ground truth; the supervised recipe needs `target` and `intent`")
 def _(p):
     return p.train(f"--config.data.path={p.sessions({})}", config=f"{CONFIG}:supervised")
 
@@ -315,7 +315,7 @@ def _(p):
 # settings that cannot hold
 
 override("group larger than the rows", "data.group", 4, r"data\.group is 4 but step\.rows is 2.*set step\.rows to a multiple")
-override("unknown reward", "rewards.use", "if,cd", r"rewards\.use: there is no 'cd', did you mean 'cc'; choose from cc, ga, if")
+override("unknown reward", "rewards.use", "if,ccc", r"rewards\.use: there is no 'ccc', did you mean 'cc'; choose from cc, ga, if")
 override("unknown detector", "rewards.detector", "dino", r"rewards\.detector: there is no 'dino'; choose from none, tabletop")
 override("unknown features", "rewards.features", "vitt", r"rewards\.features: there is no 'vitt', did you mean 'vit'; choose")
 override("IF without a detector", "rewards.detector", "none", r"the reward 'if' needs a detector; set rewards\.detector, or take 'if' out")

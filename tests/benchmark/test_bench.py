@@ -35,6 +35,7 @@ def check(found, batches, names):
         assert row["share"] == pytest.approx(row["rate"] / max(found["matrix_gflops"].values()))
 
 
+@pytest.mark.slow
 def test_a_row_per_phase_and_batch(smallest, tmp_path, capsys):
     found, out = measured(tmp_path, capsys, "--size=tiny", "--batch=1,2", "--only=ask,encode")
     check(found, (1, 2), ("encode", "ask"))

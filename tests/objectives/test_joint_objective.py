@@ -12,6 +12,8 @@ from editr2_jax.objectives.image_objective import ImageObjectiveConfig
 from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
 from editr2_jax.objectives.joint_objective import ObjectiveConfig
 
+pytestmark = pytest.mark.slow  # compiles the whole objective
+
 ROWS, TURNS, WINDOW = 4, tiny_world.TURNS, tiny_world.POLICY.flow.window
 OFF, ON = np.zeros((ROWS, TURNS), bool), np.ones((ROWS, TURNS), bool)
 CLIP = 1e-5  # of both terms

@@ -101,9 +101,10 @@ def test_each_row_s_window_is_scored_as_it_was_drawn(kernel):
     def drawn_and_scored():
         draw = lambda step: jax.random.normal(jax.random.fold_in(jax.random.key(1), step), (2, 6, 64))  # noqa: E731
         path = _sample(flow, jnp.array([0, 3]), step_noise=draw).trajectory
+        in_turn = lambda z: jnp.moveaxis(z, 1, 0)  # noqa: E731
         again = [
             image_policy.log_prob(FakeModel(), *_context(), x, x_next, step, flow=flow, size=SIZE)[0].log_prob
-            for x, x_next, step in zip(*(jnp.moveaxis(z, 1, 0) for z in (path.latents[:, :-1], path.latents[:, 1:], path.step)), strict=True)
+            for x, x_next, step in zip(*map(in_turn, (path.latents[:, :-1], path.latents[:, 1:], path.step)), strict=True)
         ]
         return path, jnp.stack(again, axis=1)
 

@@ -20,6 +20,7 @@ def _verify(checkpoint, cases, *more: str) -> int:
     return port.main(["verify", f"--checkpoint={checkpoint}", f"--cases={cases}", *more])
 
 
+@pytest.mark.slow
 def test_the_parts_and_the_contexts_hold_and_the_json_tells_every_tensor(tmp_path, capsys):
     assert _verify(golden.FOLDER, golden.FOLDER, "--only=a,b,c,k,d", f"--json={tmp_path / 'rows.json'}") == 0
     told = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))

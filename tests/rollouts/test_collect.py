@@ -14,6 +14,7 @@ TURNS, SLOTS = tiny_world.TURNS, tiny_world.SLOTS
 SUBSETS = [(0, 1), (2, 3), (1, 2)]  # each session alone; and one member of either, so that its picture is encoded for itself alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", SUBSETS)
 def test_what_a_dialogue_puts_before_the_model_does_not_depend_on_who_else_is_in_the_batch(rows):
     for ours, all_ in zip(tiny_world.stages(rows), tiny_world.stages(), strict=True):
@@ -25,6 +26,7 @@ def test_what_a_dialogue_puts_before_the_model_does_not_depend_on_who_else_is_in
             np.testing.assert_array_equal(some.rope, np.asarray(whole.rope)[list(rows)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", SUBSETS)
 def test_what_a_session_becomes_does_not_depend_on_who_else_is_in_the_batch(rows):
     some, whole, rows = tiny_world.play([tiny_world.samples()[i] for i in rows]), tiny_world.rollout(), list(rows)

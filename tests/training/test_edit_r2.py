@@ -19,6 +19,8 @@ from editr2_jax.training import edit_r2, session_log
 from editr2_jax.training.edit_r2 import EditR2, RatioError, StepConfig
 from editr2_jax.training.train_batch import AdvantageConfig
 
+pytestmark = pytest.mark.slow  # compiles the whole objective
+
 
 class Scripted:
     """A reward that is a number of the latest picture."""
