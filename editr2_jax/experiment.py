@@ -34,7 +34,7 @@ from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys, signals, workdir
 from editr2_jax.runtime.checkpoints import Checkpoints
 from editr2_jax.runtime.metrics import MetricsWriter
-from editr2_jax.training import loop, session_log
+from editr2_jax.training import loop, session_log, supervised
 from editr2_jax.training import state as states
 from editr2_jax.training.edit_r2 import EditR2, StepConfig, StepRecord
 from editr2_jax.training.loop import LoopConfig
@@ -122,6 +122,8 @@ def training_stream(config, model: Model, data: Path, start: int) -> pipeline.St
     source = session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid)
     if config.recipe == "edit_r2":
         collect.refuse_long(source.sessions, assemble.rollout(config), model.tokenizer)
+    elif config.recipe == "supervised":
+        supervised.refuse_untaught(source.sessions)
     return pipeline.stream(
         pipeline.Remembered(source) if config.data.remember else source,
         seed=config.seed,

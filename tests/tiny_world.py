@@ -38,7 +38,12 @@ GROUPS, MEMBERS = (5, 9), 2  # numbers of the sessions in their stream, and roll
 
 # compilation -----------------------------------------------------------------------------------------------------------------------
 
-_QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 _jit = jax.jit
 
 

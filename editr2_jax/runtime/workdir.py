@@ -133,7 +133,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _holds_something(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()
+    return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
 
 
 def _note_versions(path: Path) -> None:

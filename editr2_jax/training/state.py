@@ -63,7 +63,7 @@ def apply(state: TrainState, gradients: nnx.State, optimizer: optax.GradientTran
     """One optimizer update; the step counter is the loop's business."""
     updates, moments = optimizer.update(gradients, state.moments, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
-    metrics = {"optimizer/gradient_norm": optax.global_norm(gradients), "optimizer/update_norm": optax.global_norm(updates)}
+    metrics = {"optimizer/gradient_norm": optax.tree.norm(gradients), "optimizer/update_norm": optax.tree.norm(updates)}
     return dataclasses.replace(state, trainable=trainable, moments=moments), metrics
 
 

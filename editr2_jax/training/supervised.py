@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -80,13 +80,21 @@ class AutoencoderRecipe:
         return state, metrics | sizes | {"loss/total": value}
 
 
+_UNTAUGHT = "session {} has no ground truth; the supervised recipe needs `target` and `intent` in every record."
+
+
+def refuse_untaught(sessions: Iterable[Session]) -> None:
+    """Raises ValueError for a session whose record lacks targets or intents: before a run, not when its turn comes."""
+    for session in sessions:
+        if any(turn.target is None or turn.intent is None for turn in session.turns):
+            raise ValueError(_UNTAUGHT.format(session.id))
+
+
 def teach(sessions: Sequence[Sample], *, tokenizer, slots: Slots, prompt: IntentPrompt) -> Lecture:
     """Ground-truth sessions of one shape as arrays. Raises ValueError for a session without targets or intents."""
     for sample in sessions:
         if len(sample.targets) != len(sample.session.turns) or any(turn.intent is None for turn in sample.session.turns):
-            raise ValueError(
-                f"session {sample.session.id} has no ground truth; the supervised recipe needs `target` and `intent` in every record."
-            )
+            raise ValueError(_UNTAUGHT.format(sample.session.id))
     parts = [_words(sample.session, tokenizer, slots, prompt) for sample in sessions]
     ids, count, thought, thought_count, answer = (jnp.asarray(np.stack(part)) for part in zip(*parts, strict=True))
     script = Script(

@@ -81,9 +81,7 @@ class Updater:
                 gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
                 total, parts = total + float(value), [*parts, part]
             summary = {"loss/total": total} | joint_objective.summarise(parts)
-            states.refuse_non_finite(
-                f"step {int(state.step)}, update {number}", summary | {"gradient": float(optax.global_norm(gradients))}
-            )
+            states.refuse_non_finite(f"step {int(state.step)}, update {number}", summary | {"gradient": float(optax.tree.norm(gradients))})
             state, sizes = self._apply(state, gradients)
             metrics.append(summary | {name: float(value) for name, value in sizes.items()})
         return state, _over_updates(metrics)

@@ -232,7 +232,7 @@ def _(p):
 @row("a picture in train and test", 1, r"train_metadata\.jsonl: image .*0\.png' is also in the split test; keep it in one of them")
 def _(p):
     p.sessions(split="train")
-    return ("data", "check", p.sessions(split="test"))
+    return ("data", "check", p.sessions(split="test"))  # "test" comes first in the order of the names
 
 
 @row("supervised data without targets", 2, r"session train/\d has no ground truth; the supervised recipe needs `target` and `intent`")
@@ -333,7 +333,7 @@ row("run without a checkpoint", 2, r"there is no checkpoint here; train first")(
     lambda p: (p.sessions(name="run"), p.edit(f"--run={p.run}"))[1]
 )
 row("checkpoint of another rank", 2, r"leaves of another kind: .*lora.*Start with the config that this checkpoint was written with")(
-    lambda p: ("evaluate", f"--workdir={p.out}", f"--run={p.saved_run()}", "--config.lora.rank=4")
+    lambda p: ("edit", f"--run={p.saved_run()}", f"--image={p.picture()}", "--say=Go", f"--out={p.out}", "--config.lora.rank=4")
 )
 
 
@@ -365,10 +365,10 @@ def _(p):
 @pytest.mark.parametrize("name", ROWS)
 def test_a_bad_input_is_told(place, name):
     prepare, status, message = ROWS[name]
-    argv = prepare(place)
+    argv = [str(argument) for argument in prepare(place)]
     before = content(place.path)
     outcome = call(*argv)
-    told = outcome.out if argv[:2] == ("data", "check") else outcome.err
+    told = outcome.out if argv[:2] == ["data", "check"] else outcome.err
     assert outcome.status == status and "Traceback" not in outcome.err, outcome
     assert re.search(message, told), told
     assert_one_message(outcome) if told is outcome.err else None

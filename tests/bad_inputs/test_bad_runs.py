@@ -98,7 +98,7 @@ def test_too_many_failed_judges_stop_the_run_and_nothing_is_lost(train, tmp_path
 
 @pytest.mark.parametrize("variant", ["edit_r2", "autoencoder"])
 def test_a_loss_that_is_no_number_stops_the_run(train, tmp_path, variant):
-    outcome = train(4, "--config.optimizer.learning_rate=1e30", variant=variant)
+    outcome = train(4, "--config.optimizer.learning_rate=1e15", variant=variant)
     assert outcome.status == entry.FAILED and "Traceback" not in outcome.err
     assert f"step {steps(tmp_path)[-1] + 1}" in outcome.err and "loss/total = " in outcome.err, outcome.err
     assert "The last checkpoint is sound" in outcome.err and "lower optimizer.learning_rate" in outcome.err

@@ -190,7 +190,7 @@ def test_a_base_is_made_in_two_stages(small_checkpoint, tmp_path):
         run, out = tmp_path / recipe, tmp_path / f"{recipe}_exported"
         succeed(*train(run, folder, "--config.loop.steps=2", variant=recipe))
         assert steps(run) == [0, 1] and saved(run)[-1] == 2 and "0 evaluation(s)" in (run / "report/result.txt").read_text()
-        succeed("port", "export", f"--run={run}", f"--out={out}")
+        succeed("port", "export", f"--workdir={run}", f"--out={out}")
         tensors[recipe] = bagel_weights.open_folder(out)
         folder = out
     before = bagel_weights.open_folder(small_checkpoint)

@@ -40,7 +40,7 @@ def test_a_start_that_made_nothing_does_not_bind(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     workdir.claim(tmp_path, CONFIG | {"seed": 1})
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
-    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     with pytest.raises(ValueError, match="seed was 1, is 0"):
         workdir.claim(tmp_path, CONFIG)
 
