@@ -9,12 +9,12 @@ from editr2_jax import presets
 
 def get_config(variant: str = "laptop"):
     config = presets.autoencoder()
-    config.data.sessions = 2  # 8 pictures a step
+    config.data.update(sessions=8, remember=True)  # 8 pictures a step
     config.tabletop.update(train=6000, test=64)
-    config.optimizer.update(learning_rate=1e-3, weight_decay=0.0, warmup_steps=100, decay_steps=2200)
-    config.loop.update(steps=2200, save_every=200, log_every=20, keep=1)
+    config.optimizer.update(learning_rate=2e-4, weight_decay=0.0, warmup_steps=50, decay_steps=1500)
+    config.loop.update(steps=1500, save_every=200, log_every=20, keep=1)
     accelerator = {
-        "data.sessions": 96,
+        "data.sessions": 256,
         "tabletop.train": 64000,
         "tabletop.workers": 16,
         "loop.steps": 12000,

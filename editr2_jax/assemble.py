@@ -22,7 +22,7 @@ from editr2_jax.data import images, pipeline
 from editr2_jax.data.tokenizer import Tokenizer, train_tiny
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.models import network as networks
-from editr2_jax.models.bagel import bagel
+from editr2_jax.models.bagel import bagel, vae_start
 from editr2_jax.models.bagel import config as sizes
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.lora import LoraConfig
@@ -251,7 +251,7 @@ class First:
 
 
 def make_checkpoint(folder: Path, *, seed: int) -> str:
-    """A fresh checkpoint of the embedded world's size: a tokenizer that knows the world's words, and random weights; says what it made."""
+    """A fresh checkpoint of the embedded world's size: a tokenizer that knows the world's words, and first weights; says what it made."""
     size = sizes.tabletop()
     prompt = presets.tabletop(presets.edit_r2()).rollout.prompt
     words = world.vocabulary_sentences(20000)
@@ -263,8 +263,7 @@ def make_checkpoint(folder: Path, *, seed: int) -> str:
     train_tiny(sentences, size.decoder.vocab, beside)
     matching_tokenizer(beside, size)
     fresh = bagel.create(size, key=keys.at(seed, "model"))
-    bias = fresh.vae.encoder.leave.b  # of mean and log variance: latents start almost without noise, which would hide them at first
-    bias[...] = bias[...].at[size.vae.latent_channels :].set(-8.0)
+    vae_start.start_as_blocks(fresh.vae)
     porting_export.write_folder(fresh, beside)
     beside.rename(folder)
     return f"{size.decoder.vocab} tokens, random weights from seed {seed}"

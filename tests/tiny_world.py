@@ -203,9 +203,9 @@ def stages(rows: tuple[int, ...] = (0, 1, 2, 3)) -> list[Context]:
     for t in range(TURNS):
         if t:
             context = player().look(moved(), context, pictures[:, t - 1])
-        made.append(context)
+        made.append(jax.tree.map(jnp.copy, context))  # the player takes over the one it is given
         context = player().instruct(moved(), context, words[:, t, : SLOTS.of_turn(t)], counts[:, t])
-        made.append(context)
+        made.append(jax.tree.map(jnp.copy, context))
     return made
 
 

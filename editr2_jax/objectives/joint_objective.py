@@ -10,6 +10,9 @@ reference velocity is computed on the policy's contexts. Source: Edit-R2 (golden
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,15 +61,70 @@ def loss(
     policy: PolicyConfig,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Loss of a chunk and its metrics; `rollouts` is n, so chunks of one update add up. Without `reference` there is no KL term."""
+    total, metrics = jnp.float32(0), {}
+    for term in _terms(model, reference, played, lesson, objective, policy):
+        values, statistics = jax.lax.map(jax.checkpoint(functools.partial(term.one_pass, model)), term.passes)
+        total, metrics = total + term.weight * values.sum(), metrics | _named(term.name, statistics)
+    turns, window = played.step.shape[1:]
+    return total / (rollouts * turns * window), metrics
+
+
+def gradients(
+    policy_of: Callable[[Any], Bagel],
+    trainable: Any,
+    reference: Bagel | None,
+    played: Played,
+    lesson: Lesson,
+    *,
+    rollouts: float,
+    objective: ObjectiveConfig,
+    policy: PolicyConfig,
+) -> tuple[Any, Float[Array, ""], dict[str, Array]]:
+    """Gradient with respect to `trainable` of `loss(policy_of(trainable), ...)`, its value and metrics.
+
+    Each pass over (turn, step) is differentiated on its own and added up. The gradient of the whole scan would be the same, but would
+    run every pass forward twice, and the contexts, which carry no gradient here, once more.
+    """
+    turns, window = played.step.shape[1:]
+    share = 1 / (rollouts * turns * window)
+    model = policy_of(jax.lax.stop_gradient(trainable))
+    total, metrics, summed = jnp.float32(0), {}, jax.tree.map(jnp.zeros_like, trainable)
+    for term in _terms(model, reference, played, lesson, objective, policy):
+        scale = term.weight * share
+
+        def add_pass(carry, x, term=term, scale=scale):
+            def scaled(trainable):
+                value, statistics = term.one_pass(policy_of(trainable), x)
+                return scale * value, statistics
+
+            (value, statistics), gradient = jax.value_and_grad(scaled, has_aux=True)(trainable)
+            return (carry[0] + value, jax.tree.map(jnp.add, carry[1], gradient)), statistics
+
+        (total, summed), statistics = jax.lax.scan(add_pass, (total, summed), term.passes)
+        metrics |= _named(term.name, statistics)
+    return summed, total, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class _Term:
+    """A term of the objective: a sum over passes, each of them one turn (and step) of all rows."""
+
+    name: str
+    weight: float
+    one_pass: Callable[[Bagel, Any], tuple[Float[Array, ""], dict[str, Array]]]  # value and statistics
+    passes: Any  # what distinguishes the passes, stacked
+
+
+def _terms(model: Bagel, reference: Bagel | None, played: Played, lesson: Lesson, objective: ObjectiveConfig, policy: PolicyConfig):
+    """The terms with a weight, over contexts that `model` reads once for all of them."""
     replay = jax.lax.stop_gradient(dialogue.replay(model, played.script, policy.slots))
     turns, window = played.step.shape[1:]
     terms = []
     if objective.image.weight:
-        terms.append(_image_loss(model, reference, replay, played, lesson, objective.image, policy))
+        terms.append(_image_term(reference, replay, played, lesson, objective.image, policy, _each(turns, window)))
     if objective.intent.weight and turns > 1:
-        terms.append(_intent_loss(model, replay, played, lesson, objective.intent, policy))
-    metrics = {name: value for _, part in terms for name, value in part.items()}
-    return sum(total for total, _ in terms) / (rollouts * turns * window), metrics
+        terms.append(_intent_term(replay, played, lesson, objective.intent, policy, jnp.arange(1, turns)))
+    return terms
 
 
 def log_probs(model: Bagel, played: Played, *, policy: PolicyConfig) -> tuple[Float[Array, "B T W"], Float[Array, "B T K"]]:
@@ -92,11 +150,11 @@ def log_probs(model: Bagel, played: Played, *, policy: PolicyConfig) -> tuple[Fl
     return pictures, words
 
 
-def _image_loss(model, reference, replay, played, lesson, config: ImageObjectiveConfig, policy: PolicyConfig):
-    """Sum over rows, turns and stochastic steps, one (turn, step) at a time."""
+def _image_term(reference, replay, played, lesson, config: ImageObjectiveConfig, policy: PolicyConfig, passes) -> _Term:
+    """Surrogate and KL of one stochastic step of one turn, summed over rows."""
     common = _flow(played, policy)
 
-    def one(total, turn_and_slot):
+    def one_pass(model, turn_and_slot):
         turn, slot = turn_and_slot
         (x, x_next, step), seen = _stored(played, replay, turn, slot)
         mask = lesson.image_mask[:, turn]
@@ -114,16 +172,15 @@ def _image_loss(model, reference, replay, played, lesson, config: ImageObjective
             text_mask=mask,
             kl_weight=config.kl_weight,
         )
-        return total + combined.total.sum(), _statistics(part.surrogate, part.density.log_prob - stored.old_log_prob, mask, part.kl)
+        return combined.total.sum(), _statistics(part.surrogate, part.density.log_prob - stored.old_log_prob, mask, part.kl)
 
-    total, metrics = jax.lax.scan(jax.checkpoint(one), jnp.float32(0), _each(*played.step.shape[1:]))
-    return config.weight * total, _named("image", metrics)
+    return _Term("image", config.weight, one_pass, passes)
 
 
-def _intent_loss(model, replay, played, lesson, config: IntentObjectiveConfig, policy: PolicyConfig):
-    """Sum over rows and turns, one turn at a time."""
+def _intent_term(replay, played, lesson, config: IntentObjectiveConfig, policy: PolicyConfig, passes) -> _Term:
+    """Surrogate of the words of one turn, summed over rows."""
 
-    def one(total, turn):
+    def one_pass(model, turn):
         cache, tokens, count = _asked(model, played, replay, turn, policy)
         mask = lesson.text_mask[:, turn] & (count > 0)
         old, advantage = _behind(mask, (lesson.intent_log_prob[:, turn], lesson.text_advantage[:, turn]))
@@ -132,10 +189,9 @@ def _intent_loss(model, replay, played, lesson, config: IntentObjectiveConfig, p
             old_log_prob=old, advantage=advantage, temperature=policy.temperature, config=config,
         )  # fmt: skip
         statistics = _statistics(part.surrogate, part.log_prob - old, mask[:, None] & part.real, None)
-        return total + jnp.where(mask, part.loss, 0.0).sum(), statistics
+        return jnp.where(mask, part.loss, 0.0).sum(), statistics
 
-    total, metrics = jax.lax.scan(jax.checkpoint(one), jnp.float32(0), jnp.arange(1, played.step.shape[1]))
-    return config.weight * total, _named("intent", metrics)
+    return _Term("intent", config.weight, one_pass, passes)
 
 
 def _behind(mask: Bool[Array, "B"], stored: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -54,6 +54,7 @@ def loss(
     model: Bagel, lecture: Lecture, *, key: jax.Array, config: SupervisedConfig, slots: Slots
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Loss and metrics of a batch of sessions."""
+    slots = slots.without_scratch()
     replay = dialogue.replay(model, lecture.script, slots)
     flow = _flow_loss(model, replay, lecture.script, key, config, slots)
     metrics = {"supervised/flow": flow}

@@ -63,8 +63,8 @@ class Player:
         """Plays with noise: a stochastic window, and intents drawn at the temperature."""
         self.network, self.config = network, config
         self.open = jax.jit(self._open, static_argnames=("group", "turns"))
-        self.instruct = jax.jit(self._instruct)
-        self.look = jax.jit(self._look)
+        self.instruct = jax.jit(self._instruct, donate_argnames=("context",))
+        self.look = jax.jit(self._look, donate_argnames=("context",))
         self._set(draws=True)
 
     def quiet(self) -> Player:

@@ -69,12 +69,10 @@ class EditR2:
         weights = Weights(trainable=state.trainable, frozen=self.frozen)
         rollouts, pending = self._play(weights, sessions, step)
         clock.lap("rollout")
-        old = [self.updater.ask_again(weights, rollout.played) for rollout in rollouts]
+        old, gap = self._behaviour(weights, rollouts, step)
         scores = [self.suite.collect(turns) for turns in pending]
         clock.lap("reward_wait")
-        metrics = _rewards(rollouts, scores) | _sampler_gap(rollouts, old)
-        if step == self.first_step:
-            self._check_ratio(metrics)
+        metrics = _rewards(rollouts, scores) | gap
         credits, told = self._credit(rollouts, scores)
         chunks = [Chunk(played=rollout.played, credit=part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}
@@ -93,6 +91,21 @@ class EditR2:
             rollouts.append(collect.play(self.player, weights, batch, key=key, tokenizer=self.tokenizer, on_turn=on_turn))
             pending.append(turns)
         return rollouts, pending
+
+    def _behaviour(self, weights: Weights, rollouts: Sequence[Rollout], step: int):
+        """Log-probabilities of what was played under the policy that played it, and how far the sampler's are from the loss's.
+
+        Both are compared at the first step of a process. With one update per step nothing lies between play and update, and the sampler's
+        serve from then on; later updates of a step need those of the loss's own pass, or their ratios would carry the sampler's rounding.
+        """
+        sampled = [(rollout.played.image_log_prob, rollout.played.intent_log_prob) for rollout in rollouts]
+        if self.config.updates == 1 and step != self.first_step:
+            return sampled, {}
+        again = [self.updater.ask_again(weights, rollout.played) for rollout in rollouts]
+        gap = _sampler_gap(rollouts, again)
+        if step == self.first_step:
+            self._check_ratio(gap)
+        return (again if self.config.updates > 1 else sampled), gap
 
     def _credit(self, rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> tuple[list[Credit], dict[str, float]]:
         """Advantages over all batches of the step at once, cut back into the batches."""

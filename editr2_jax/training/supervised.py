@@ -60,15 +60,16 @@ class Supervised:
 
 
 class AutoencoderRecipe:
-    """The recipe of the autoencoder: every picture of the sessions, sources and targets alike."""
+    """The recipe of the autoencoder: in every step one picture of each session, source or target; those of one session look alike."""
 
     def __init__(self, network: Network, frozen, *, optimizer: optax.GradientTransformation, config: AutoencoderConfig, seed: int):
         self.network, self.frozen, self.optimizer, self.config, self.seed = network, frozen, optimizer, config, seed
         self._learn = jax.jit(self._learn_from, donate_argnums=(0,))
 
     def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
-        """One optimizer update on all pictures of a batch of sessions."""
-        pictures = np.concatenate([np.stack([sample.picture, *sample.targets]) for sample in sessions])
+        """One optimizer update on a picture of each of a batch of sessions."""
+        choose = np.random.default_rng((self.seed, step))
+        pictures = np.stack([(sample.picture, *sample.targets)[choose.integers(1 + len(sample.targets))] for sample in sessions])
         return self._learn(state, self.frozen, pictures, keys.at(self.seed, "autoencoder", step))
 
     def _learn_from(self, state: TrainState, frozen, pictures, key):

@@ -1,7 +1,7 @@
-"""One gradient step of Edit-R2: ask again what was drawn, then learn from it in a few updates.
+"""One step's learning of Edit-R2: what was drawn and written is asked about again, and learned from in a few updates.
 
-A step's rollouts are cut into chunks of sessions of one shape; a chunk is what one compiled pass holds in memory. Old log-probabilities
-come from the same pass that the loss makes, so the first update of a step has ratio one. Gradients of an update's chunks add up.
+A step's rollouts are cut into chunks of sessions of one shape; a chunk is what one compiled pass holds in memory. Where a step has several
+updates, old log-probabilities come from the pass that the loss makes, so the first has ratio one. Gradients of an update's chunks add up.
 """
 
 from __future__ import annotations
@@ -53,12 +53,16 @@ class Updater:
         needs_reference = self.objective.image.kl_weight > 0 and self.objective.image.weight > 0
         reference = self.network.reference(weights.frozen) if needs_reference else None
 
-        def loss(trainable):
-            model = self.network.policy(trainable, weights.frozen)
-            return joint_objective.loss(model, reference, played, lesson, rollouts=rollouts, objective=self.objective, policy=self.policy)
-
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(weights.trainable)
-        return gradients, value, metrics
+        return joint_objective.gradients(
+            lambda trainable: self.network.policy(trainable, weights.frozen),
+            weights.trainable,
+            reference,
+            played,
+            lesson,
+            rollouts=rollouts,
+            objective=self.objective,
+            policy=self.policy,
+        )
 
     def _apply_to(self, state: TrainState, gradients):
         return states.apply(state, gradients, self.optimizer)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,24 @@ def test_the_loss_at_ratio_one_is_the_formula():
     assert means["image/ratio"] == pytest.approx(1, abs=1e-5) and means["intent/ratio"] == pytest.approx(1, abs=1e-5)
     assert float(metrics["image/count"]) == image_mask.sum() * WINDOW
     assert float(metrics["intent/count"]) == sum(np.asarray(tiny_world.rollout().played.intent_count)[text_mask[:, 1], 1])
+
+
+def test_the_gradient_made_pass_by_pass_is_that_of_the_loss():
+    weights, updater, played = tiny_world.moved(), tiny_world.updater(), tiny_world.rollout().played
+    reference = updater.network.reference(weights.frozen)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def whole(trainable):
+        model = updater.network.policy(trainable, weights.frozen)
+        return joint_objective.loss(
+            model, reference, played, lesson(), rollouts=ROWS, objective=updater.objective, policy=tiny_world.POLICY
+        )  # fmt: skip
+
+    (value, metrics), grad = whole(weights.trainable)
+    by_pass, total, told = gradients(lesson())
+    tiny_world.assert_close(by_pass, grad, atol=1e-5 * size_of(grad))
+    tiny_world.assert_close((total, told), (value, metrics), rtol=1e-4, atol=1e-4)
 
 
 def test_a_lesson_without_turns_teaches_nothing_at_all():

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from editr2_jax.models.bagel.config import VaeConfig
 from editr2_jax.models.lora import Linear
 
-_GROUPS, _EPS = 32, 1e-6
+GROUPS, _EPS = 32, 1e-6
 
 
 class Conv(nnx.Module):
@@ -57,8 +57,8 @@ class GroupNorm(nnx.Module):
 def _group_mean(x: Float[Array, "B H W C"]) -> Float[Array, "B 1 1 C"]:
     """Mean of every group, repeated for its channels; the picture is summed first, so that channels stay the fast axis."""
     batch, _, _, channels = x.shape
-    grouped = jnp.mean(x, axis=(1, 2)).reshape(batch, _GROUPS, channels // _GROUPS).mean(axis=-1)  # [B, groups]
-    return jnp.repeat(grouped, channels // _GROUPS, axis=-1)[:, None, None, :]
+    grouped = jnp.mean(x, axis=(1, 2)).reshape(batch, GROUPS, channels // GROUPS).mean(axis=-1)  # [B, groups]
+    return jnp.repeat(grouped, channels // GROUPS, axis=-1)[:, None, None, :]
 
 
 class Residual(nnx.Module):
