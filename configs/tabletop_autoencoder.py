@@ -2,6 +2,9 @@
 
 Run by launch/tiny_base.sh, which makes the folder that model.checkpoint names first:
     python -m editr2_jax train --config=configs/tabletop_autoencoder.py --workdir=DIR --config.model.checkpoint=FOLDER
+
+Measured, laptop, two cores with other small jobs beside it: 22 minutes for 1500 steps of 8 pictures. Mean l1, of a range of 2, around step
+0 / 60 / 200 / 400 / 700 / 1150 / 1450: 0.14 / 0.125 / 0.092 / 0.071 / 0.057 / 0.044 / 0.040. The other variant has not been run to its end.
 """
 
 from editr2_jax import presets

@@ -3,6 +3,11 @@
 Run by launch/tiny_base.sh after stage 1:
     python -m editr2_jax train --config=configs/tabletop_supervised.py --workdir=DIR --config.model.checkpoint=FOLDER \\
         --config.data.path=DATA
+
+Measured, laptop, two cores with other small jobs beside it: 48 minutes for 2200 steps of 8 sessions. Around step
+100 / 250 / 400 / 680 / 1300 / 1700 / 2200: flow loss 1.10 / 0.64 / 0.36 / 0.25 / 0.20 / 0.19 / 0.17;
+accuracy of the intent's tokens 0.63 / 0.74 / 0.77 / 0.79 / 0.83 / 0.87 / 0.88.
+Neither has levelled off: longer training gives a better base. The other variant has not been run to its end.
 """
 
 from editr2_jax import presets
