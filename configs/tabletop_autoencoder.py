@@ -11,6 +11,7 @@ from editr2_jax import presets
 
 
 def get_config(variant: str = "laptop"):
+    """The run's config. `variant`: laptop or accelerator; another one raises ValueError."""
     config = presets.autoencoder()
     config.data.update(sessions=8, remember=True)  # 8 pictures a step
     config.tabletop.update(train=6000, test=64)

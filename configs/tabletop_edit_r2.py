@@ -20,6 +20,7 @@ REFERENCE = {
 
 
 def get_config(variant: str = "recommended"):
+    """The run's config. `variant`: recommended or reference; another one raises ValueError."""
     config = presets.tabletop(presets.edit_r2())
     config.data.update(sessions=8, group=8)
     config.tabletop.update(train=2048, test=256)

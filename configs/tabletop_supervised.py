@@ -14,6 +14,7 @@ from editr2_jax import presets
 
 
 def get_config(variant: str = "laptop"):
+    """The run's config. `variant`: laptop or accelerator; another one raises ValueError."""
     config = presets.tabletop(presets.supervised())
     config.data.sessions = 8
     config.supervised.update(draws=4, drop_pictures=0.0, text_share=0.5)  # an image scale of 1, as in play, never asks for that branch

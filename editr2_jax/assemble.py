@@ -266,4 +266,4 @@ def make_checkpoint(folder: Path, *, seed: int) -> str:
     vae_start.start_as_blocks(fresh.vae)
     porting_export.write_folder(fresh, beside)
     beside.rename(folder)
-    return f"{size.decoder.vocab} tokens, random weights from seed {seed}"
+    return f"{size.decoder.vocab} tokens, first weights from seed {seed}"

@@ -51,7 +51,7 @@ _jit = jax.jit
 def _options() -> dict | None:
     try:
         _jit(lambda x: x + 1, compiler_options=_QUICK)(0)
-    except Exception:  # another jax names its options differently: slower, not wrong
+    except jax.errors.JaxRuntimeError:  # another jax names its options differently: slower, not wrong
         return None
     return _QUICK
 

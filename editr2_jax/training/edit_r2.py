@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
 from editr2_jax.records import Sample
@@ -92,7 +93,9 @@ class EditR2:
             pending.append(turns)
         return rollouts, pending
 
-    def _behaviour(self, weights: Weights, rollouts: Sequence[Rollout], step: int):
+    def _behaviour(
+        self, weights: Weights, rollouts: Sequence[Rollout], step: int
+    ) -> tuple[list[tuple[jax.Array, jax.Array]], dict[str, float]]:
         """Log-probabilities of what was played under the policy that played it, and how far the sampler's are from the loss's.
 
         Both are compared at the first step of a process. With one update per step nothing lies between play and update, and the sampler's

@@ -259,6 +259,7 @@ class _Fields:
 
     @classmethod
     def read(cls, path: Path) -> "_Fields":
+        """The object of a JSON file. Raises FileNotFoundError or ValueError naming the file."""
         if not path.exists():
             raise FileNotFoundError(
                 f"{path}: no such file; a checkpoint folder holds llm_config.json, vit_config.json and bagel_config.json (or config.json)."
