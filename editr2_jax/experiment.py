@@ -154,6 +154,7 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
             prompt=assemble.settings(IntentPrompt, config.rollout.prompt),
             tokenizer=model.tokenizer,
             seed=config.seed,
+            remember=config.data.remember,
         )
     return EditR2(
         player=player,

@@ -10,7 +10,6 @@ reference velocity is computed on the policy's contexts. Source: Edit-R2 (golden
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -50,25 +49,6 @@ class Lesson:
     text_mask: Bool[Array, "B T"]
 
 
-def loss(
-    model: Bagel,
-    reference: Bagel | None,
-    played: Played,
-    lesson: Lesson,
-    *,
-    rollouts: float,
-    objective: ObjectiveConfig,
-    policy: PolicyConfig,
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Loss of a chunk and its metrics; `rollouts` is n, so chunks of one update add up. Without `reference` there is no KL term."""
-    total, metrics = jnp.float32(0), {}
-    for term in _terms(model, reference, played, lesson, objective, policy):
-        values, statistics = jax.lax.map(jax.checkpoint(functools.partial(term.one_pass, model)), term.passes)
-        total, metrics = total + term.weight * values.sum(), metrics | _named(term.name, statistics)
-    turns, window = played.step.shape[1:]
-    return total / (rollouts * turns * window), metrics
-
-
 def gradients(
     policy_of: Callable[[Any], Bagel],
     trainable: Any,
@@ -80,10 +60,10 @@ def gradients(
     objective: ObjectiveConfig,
     policy: PolicyConfig,
 ) -> tuple[Any, Float[Array, ""], dict[str, Array]]:
-    """Gradient with respect to `trainable` of `loss(policy_of(trainable), ...)`, its value and metrics.
+    """Gradient of a chunk's loss with respect to `trainable`, the loss, and metrics; `policy_of` makes the model of some `trainable`.
 
-    Each pass over (turn, step) is differentiated on its own and added up. The gradient of the whole scan would be the same, but would
-    run every pass forward twice, and the contexts, which carry no gradient here, once more.
+    `rollouts` is n, so chunks of one update add up. Without `reference` there is no KL term. Each pass over (turn, step) is differentiated
+    on its own and added up: the gradient of the whole scan would be the same, but would run every pass forward twice.
     """
     turns, window = played.step.shape[1:]
     share = 1 / (rollouts * turns * window)
@@ -154,7 +134,7 @@ def _image_term(reference, replay, played, lesson, config: ImageObjectiveConfig,
     """Surrogate and KL of one stochastic step of one turn, summed over rows."""
     common = _flow(played, policy)
 
-    def one_pass(model, turn_and_slot):
+    def one_pass(model: Bagel, turn_and_slot):
         turn, slot = turn_and_slot
         (x, x_next, step), seen = _stored(played, replay, turn, slot)
         mask = lesson.image_mask[:, turn]
@@ -180,7 +160,7 @@ def _image_term(reference, replay, played, lesson, config: ImageObjectiveConfig,
 def _intent_term(replay, played, lesson, config: IntentObjectiveConfig, policy: PolicyConfig, passes) -> _Term:
     """Surrogate of the words of one turn, summed over rows."""
 
-    def one_pass(model, turn):
+    def one_pass(model: Bagel, turn):
         cache, tokens, count = _asked(model, played, replay, turn, policy)
         mask = lesson.text_mask[:, turn] & (count > 0)
         old, advantage = _behind(mask, (lesson.intent_log_prob[:, turn], lesson.text_advantage[:, turn]))

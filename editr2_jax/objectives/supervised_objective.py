@@ -4,7 +4,7 @@
 
 Letters: B rows, T turns, M draws of (noise, time) per turn, R = T * M, L latent tokens, C numbers in a token, X tokens of a thought.
 A whole session is read once; every turn's pictures are drawn against what that turn saw, with gradients through the contexts. For
-guidance to work later, a share of the draws sees no instruction, and a share of the rows sees no pictures. Source: BAGEL's training.
+guidance to work later, a share of the draws sees no instruction, and a share of the rows no pictures. Source: BAGEL's training.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from editr2_jax.flow import rectified_flow
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.bagel.mot_decoder import View
-from editr2_jax.policies import dialogue
+from editr2_jax.policies import one_pass
 from editr2_jax.policies.context import Slots
-from editr2_jax.policies.dialogue import Script
+from editr2_jax.policies.one_pass import Reading
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class SupervisedConfig:
     draws: int = 2  # M
     shift: float = 3.0  # of the training times, as in the sampler's grid: more of them near the noise
     drop_instruction: float = 0.1  # share of draws without the instruction
-    drop_pictures: float = 0.125  # share of rows that also learn to draw from instructions alone
+    drop_pictures: float = 0.125  # share of rows that learn to draw from instructions alone
     text_weight: float = 0.2
     text_share: float = 0.25  # share of rows whose intents are learned in a step; words are learned sooner than pictures
 
@@ -44,7 +44,10 @@ class SupervisedConfig:
 class Lecture:
     """Ground-truth sessions as arrays."""
 
-    script: Script  # pictures are the ground truth; instructions of later turns are the ground-truth intents
+    pictures: UInt8[Array, "B T H W 3"]  # what each turn starts from: the source, then the ground truth
+    latents: Float[Array, "B T+1 L C"]  # of the source and of every turn's ground truth
+    instruction: Int[Array, "B T Ti"]  # the instruction; in later turns the ground-truth intent
+    instruction_count: Int[Array, "B T"]
     thought: Int[Array, "B T X"]  # question, begin token and answer of a turn in one piece; empty for turn 0
     thought_count: Int[Array, "B T"]
     answer: Bool[Array, "B T X"]  # which tokens of the thought are to be predicted
@@ -54,53 +57,45 @@ def loss(
     model: Bagel, lecture: Lecture, *, key: jax.Array, config: SupervisedConfig, slots: Slots
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Loss and metrics of a batch of sessions."""
-    slots = slots.without_scratch()
-    replay = dialogue.replay(model, lecture.script, slots)
-    flow = _flow_loss(model, replay, lecture.script, key, config, slots)
+    rows, turns, height, width = lecture.pictures.shape[:4]
+    grid = model.latent_grid(height, width)
+    seen = model.see(lecture.pictures.reshape(-1, height, width, 3)).reshape(rows, turns, -1, model.config.decoder.width)
+    instructions = tuple(lecture.instruction[:, t, : slots.of_turn(t)] for t in range(turns))
+    sighted = jnp.arange(rows) >= int(rows * config.drop_pictures)
+    reading = one_pass.read(model, lecture.latents[:, :-1], seen, instructions, lecture.instruction_count, grid=grid, sighted=sighted)
+    flow = _flow_loss(model, reading, lecture.latents[:, 1:], key, config, grid)
     metrics = {"supervised/flow": flow}
-    if lecture.script.turns == 1 or not config.text_weight:
+    if turns == 1 or not config.text_weight:
         return flow, metrics
-    rows = max(1, int(lecture.thought.shape[0] * config.text_share))
-    text, right = _text_loss(model, replay, lecture, slots, rows)
+    text, right = _text_loss(model, reading, lecture, max(1, int(rows * config.text_share)))
     return flow + config.text_weight * text, metrics | {"supervised/text": text, "supervised/token_accuracy": right}
 
 
-def _flow_loss(model: Bagel, replay, script: Script, key, config: SupervisedConfig, slots: Slots) -> Float[Array, ""]:
-    b, turns, height, width = script.pictures.shape[:4]
+def _flow_loss(
+    model: Bagel, reading: Reading, clean: Float[Array, "B T L C"], key, config: SupervisedConfig, grid: tuple[int, int]
+) -> Float[Array, ""]:
     m, keys = config.draws, jax.random.split(key, 3)
-    clean = jax.lax.stop_gradient(model.encode(script.pictures.reshape(b * turns, height, width, 3)))
-    clean = jnp.repeat(clean.reshape(b, turns, *clean.shape[1:]), m, axis=1)  # [B, R, L, C]
+    each_draw = lambda x: jnp.repeat(x, m, axis=1)  # noqa: E731
+    clean = each_draw(clean)  # [B, R, L, C]
     u = jax.random.uniform(keys[0], clean.shape[:2])
     t = config.shift * u / (1 + (config.shift - 1) * u)
     noise = jax.random.normal(keys[1], clean.shape, jnp.float32)
-    flat = (b * turns * m, *clean.shape[2:])
-    x = rectified_flow.interpolate(clean.reshape(flat), noise.reshape(flat), t.reshape(-1)).reshape(clean.shape)
-    wanted = rectified_flow.velocity(clean, noise)
+    rows = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+    x = rectified_flow.interpolate(rows(clean), rows(noise), t.reshape(-1)).reshape(clean.shape)
     blind = jax.random.uniform(keys[2], clean.shape[:2]) < config.drop_instruction  # [B, R]
-    seen = jax.tree.map(lambda leaf: jnp.repeat(jnp.swapaxes(leaf, 0, 1), m, axis=1), replay.drawing)  # leaves [B, R, ...]
-    end = replay.context.full.capacity - slots.scratch
-    visible = jnp.where(blind[:, :, None], seen.without_instruction, seen.full)[:, :, :end]
-    start = jnp.where(blind, seen.start[:, :, 1], seen.start[:, :, 0])
-    full, text, grid = replay.context.full, replay.context.text, model.latent_grid(height, width)
-    view = View(k=full.k[:, :, :, :end], v=full.v[:, :, :, :end], visible=visible)
-    error = jnp.square(model.velocity(x, t, grid=grid, start=start, views=(view,)) - wanted)
-    few = int(b * config.drop_pictures)
-    if not few:
-        return error.mean()
-    words = View(k=text.k[:, :few], v=text.v[:, :few], visible=seen.without_pictures[:few])
-    alone = model.velocity(x[:few], t[:few], grid=grid, start=seen.start[:few, :, 2], views=(words,)) - wanted[:few]
-    return (jnp.sum(error) + jnp.sum(jnp.square(alone))) / (error.size + alone.size)
+    visible = jnp.where(blind[:, :, None], each_draw(reading.before), each_draw(reading.after))
+    start = jnp.where(blind, each_draw(reading.before_rope), each_draw(reading.after_rope))
+    view = View(k=reading.k, v=reading.v, visible=visible)
+    velocity = model.velocity(x, t, grid=grid, start=start, views=(view,))
+    return jnp.mean(jnp.square(velocity - rectified_flow.velocity(clean, noise)))
 
 
-def _text_loss(model: Bagel, replay, lecture: Lecture, slots: Slots, rows: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean negative log-likelihood and accuracy over the answer tokens of the later turns of the first `rows` rows."""
-    full = replay.context.full
-    visible, start = (jnp.swapaxes(leaf, 0, 1)[:rows, 1:] for leaf in (replay.thinking_visible, replay.thinking_rope))
-    ids, count, answer = (leaf[:rows, 1:] for leaf in (lecture.thought, lecture.thought_count, lecture.answer))
+def _text_loss(model: Bagel, reading: Reading, lecture: Lecture, rows: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean negative log-likelihood and accuracy over the answer tokens of the later turns of the last `rows` rows."""
+    ids, count, answer = (leaf[-rows:, 1:] for leaf in (lecture.thought, lecture.thought_count, lecture.answer))
     valid = jnp.arange(ids.shape[2]) < count[:, :, None]
-    end = full.capacity - slots.scratch
-    view = View(k=full.k[:, :rows, :, :end], v=full.v[:, :rows, :, :end], visible=visible[:, :, :end])
-    hidden, _ = model.read_text(ids, valid=valid, start=start, views=(view,))
+    view = View(k=reading.k[:, -rows:], v=reading.v[:, -rows:], visible=reading.before[-rows:, 1:])
+    hidden, _ = model.read_text(ids, valid=valid, start=reading.before_rope[-rows:, 1:], views=(view,))
     logits = model.logits(hidden)[:, :, :-1]  # the logits at a token predict the next one
     wanted, here = ids[:, :, 1:], answer[:, :, 1:]
     likelihood = jnp.take_along_axis(jax.nn.log_softmax(logits), wanted[..., None], axis=-1)[..., 0]

@@ -98,8 +98,9 @@ class EditR2:
     ) -> tuple[list[tuple[jax.Array, jax.Array]], dict[str, float]]:
         """Log-probabilities of what was played under the policy that played it, and how far the sampler's are from the loss's.
 
-        Both are compared at the first step of a process. With one update per step nothing lies between play and update, and the sampler's
-        serve from then on; later updates of a step need those of the loss's own pass, or their ratios would carry the sampler's rounding.
+        Both are compared at the first step of a process. With one update per step nothing lies between play and update: the sampler's
+        serve, and the update's own first ratio tells the same gap at every step. Later updates of a step need those of the loss's own
+        pass, or their ratios would carry the sampler's rounding. What is reported never depends on where a process began.
         """
         sampled = [(rollout.played.image_log_prob, rollout.played.intent_log_prob) for rollout in rollouts]
         if self.config.updates == 1 and step != self.first_step:
@@ -108,7 +109,7 @@ class EditR2:
         gap = _sampler_gap(rollouts, again)
         if step == self.first_step:
             self._check_ratio(gap)
-        return (again if self.config.updates > 1 else sampled), gap
+        return (again, gap) if self.config.updates > 1 else (sampled, {})
 
     def _credit(self, rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> tuple[list[Credit], dict[str, float]]:
         """Advantages over all batches of the step at once, cut back into the batches."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import nnx
 from jaxtyping import Array, Int
 
@@ -19,8 +20,9 @@ class NonFiniteLoss(FloatingPointError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a warmup and a gradient clip that is part of the chain, so it cannot be forgotten."""
+    """AdamW or Muon, with a warmup and a gradient clip that is part of the chain, so it cannot be forgotten."""
 
+    name: str = "adamw"  # "muon": the matrices of stacked layers take orthogonal steps of AdamW's size, all else takes AdamW's
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
     beta1: float = 0.9
@@ -29,6 +31,10 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # of the global gradient norm; 0 does not clip
     warmup_steps: int = 0  # linear from 0, in optimizer updates
     decay_steps: int = 0  # cosine to 0 over this many updates in all; 0 keeps the rate
+
+    def __post_init__(self):
+        if self.name not in ("adamw", "muon"):
+            raise ValueError(f"OptimizerConfig.name is {self.name!r}; choose adamw or muon.")
 
     def schedule(self) -> optax.Schedule:
         """Learning rate by optimizer update."""
@@ -39,9 +45,26 @@ class OptimizerConfig:
         return optax.constant_schedule(self.learning_rate)
 
     def build(self) -> optax.GradientTransformation:
-        """The optimizer."""
-        adam = optax.adamw(self.schedule(), self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay)
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adam) if self.clip_norm else adam
+        """The optimizer. Muon: Jordan 2024, at AdamW's step size as in arXiv 2502.16982."""
+        if self.name == "muon":
+            rule = optax.contrib.muon(
+                self.schedule(),
+                weight_decay=self.weight_decay,
+                adam_b1=self.beta1,
+                adam_b2=self.beta2,
+                adam_weight_decay=self.weight_decay,
+                muon_weight_dimension_numbers=_stacked_matrices,
+                consistent_rms=0.2,
+            )
+        else:
+            rule = optax.adamw(self.schedule(), self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), rule) if self.clip_norm else rule
+
+
+def _stacked_matrices(trainable: nnx.State) -> nnx.State:
+    """Which leaves Muon moves: [layer, in, out]. Embeddings, heads, norms, biases and convolutions are not for it."""
+    spec = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return jax.tree.map(lambda leaf: spec if leaf.ndim == 3 else None, trainable)
 
 
 @jax.tree_util.register_dataclass

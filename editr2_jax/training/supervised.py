@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from editr2_jax.models.network import Network
 from editr2_jax.objectives import autoencoder_objective, supervised_objective
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import Lecture, SupervisedConfig
 from editr2_jax.policies.context import Slots, pad_tokens
-from editr2_jax.policies.dialogue import Script
 from editr2_jax.records import Sample, Session
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
@@ -38,16 +38,34 @@ class Supervised:
         prompt: IntentPrompt,
         tokenizer,
         seed: int,
+        remember: bool = False,
     ):
         self.network, self.frozen, self.optimizer, self.config = network, frozen, optimizer, config
         self.slots, self.prompt, self.tokenizer, self.seed = slots, prompt, tokenizer, seed
+        self._latents: dict[str, np.ndarray] | None = {} if remember else None
+        self._encode = jax.jit(self._encode_from)
         self._learn = jax.jit(self._learn_from, donate_argnums=(0,))
 
     def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
         """One optimizer update on a batch of sessions of one shape."""
-        lecture = teach(sessions, tokenizer=self.tokenizer, slots=self.slots, prompt=self.prompt)
+        lecture = teach(sessions, self.latents(state, sessions), tokenizer=self.tokenizer, slots=self.slots, prompt=self.prompt)
         state, metrics = self._learn(state, self.frozen, lecture, keys.at(self.seed, "supervised", step))
         return state, metrics
+
+    def latents(self, state: TrainState, sessions: Sequence[Sample]) -> Float[np.ndarray, "B T+1 L C"]:
+        """Latents of every session's source and targets. The autoencoder is not trained here, so they can be remembered."""
+        known = {} if self._latents is None else self._latents
+        new = [sample for sample in sessions if sample.session.id not in known]
+        if new:
+            pictures = np.stack([np.stack((sample.picture, *sample.targets)) for sample in new])
+            made = self._encode(state.trainable, self.frozen, np.resize(pictures, (len(sessions), *pictures.shape[1:])))  # one shape
+            known |= {sample.session.id: latents for sample, latents in zip(new, np.asarray(made), strict=False)}
+        return np.stack([known[sample.session.id] for sample in sessions])
+
+    def _encode_from(self, trainable, frozen, pictures):
+        """One picture of each session at a time: the autoencoder's first level is wide."""
+        model = self.network.policy(trainable, frozen)
+        return jnp.swapaxes(jax.lax.map(model.encode, jnp.swapaxes(pictures, 0, 1)), 0, 1)
 
     def _learn_from(self, state: TrainState, frozen, lecture: Lecture, key):
         def loss(trainable):
@@ -91,21 +109,19 @@ def refuse_untaught(sessions: Iterable[Session]) -> None:
             raise ValueError(_UNTAUGHT.format(session.id))
 
 
-def teach(sessions: Sequence[Sample], *, tokenizer, slots: Slots, prompt: IntentPrompt) -> Lecture:
-    """Ground-truth sessions of one shape as arrays. Raises ValueError for a session without targets or intents."""
-    for sample in sessions:
-        if len(sample.targets) != len(sample.session.turns) or any(turn.intent is None for turn in sample.session.turns):
-            raise ValueError(_UNTAUGHT.format(sample.session.id))
+def teach(sessions: Sequence[Sample], latents: Float[Array, "B T+1 L C"], *, tokenizer, slots: Slots, prompt: IntentPrompt) -> Lecture:
+    """Ground-truth sessions of one shape, with their pictures' latents, as arrays."""
     parts = [_words(sample.session, tokenizer, slots, prompt) for sample in sessions]
     ids, count, thought, thought_count, answer = (jnp.asarray(np.stack(part)) for part in zip(*parts, strict=True))
-    script = Script(
-        source=jnp.asarray(np.stack([sample.picture for sample in sessions])),
-        pictures=jnp.asarray(np.stack([np.stack(sample.targets) for sample in sessions])),
+    return Lecture(
+        pictures=jnp.asarray(np.stack([np.stack((sample.picture, *sample.targets[:-1])) for sample in sessions])),
+        latents=jnp.asarray(latents),
         instruction=ids,
         instruction_count=count,
-        question=(),
+        thought=thought,
+        thought_count=thought_count,
+        answer=answer,
     )
-    return Lecture(script=script, thought=thought, thought_count=thought_count, answer=answer)
 
 
 @functools.lru_cache(maxsize=1 << 17)  # a session comes again in every epoch

@@ -72,7 +72,7 @@ def test_a_run_from_its_start_to_its_report(small_checkpoint, tmp_path):
     assert len(rollouts) == 2 and len(rollouts[0]["turns"]) == 2 and rollouts[0]["turns"][1]["intent_fallback"]
     assert "Session inspector" in (run / "report/index.html").read_text()
     learned = metrics.read(run)
-    assert all(line["image/sampler_log_ratio_max"] <= 1e-4 and line["intent/fallback_share"] == 1.0 for line in learned)
+    assert all(line["image/first_log_ratio_max"] <= 1e-4 and line["intent/fallback_share"] == 1.0 for line in learned)
     assert any(line["optimizer/update_norm"] > 0 for line in learned)
 
     kept = made(run)

@@ -31,7 +31,7 @@ read_picture = tiny_world.compiled(_picture)
 @pytest.mark.parametrize(("gen_tokens", "und_tokens"), [(1, 2), (3, 2), (2, 4)])
 def test_a_block_is_put_together_and_taken_apart_again(gen_tokens, und_tokens):
     und, gen = np.arange(und_tokens)[None, None] * 10, 100 + np.arange(gen_tokens)[None, None]
-    joined, back = tiny_world.jit(lambda u, g: (j := mot_decoder._join(u, g), mot_decoder._part(j, gen_tokens)))(und, gen)
+    joined, back = tiny_world.jit(lambda u, g: (j := mot_decoder.join(u, g), mot_decoder._part(j, gen_tokens)))(und, gen)
     np.testing.assert_array_equal(joined[0, 0], [0, *range(100, 100 + gen_tokens), *range(10, 10 * und_tokens, 10)])
     tiny_world.assert_close(back, (und, gen))
 

@@ -31,18 +31,17 @@ def taught_samples() -> list[Sample]:
 
 
 def _teach(samples):
-    return supervised.teach(samples, tokenizer=WORDS, slots=SLOTS, prompt=PROMPT)
+    latents = np.zeros((len(samples), TURNS + 1, 6, 64), np.float32)
+    return supervised.teach(samples, latents, tokenizer=WORDS, slots=SLOTS, prompt=PROMPT)
 
 
 def test_pictures_are_conditioned_on_the_first_instruction_and_then_on_the_intents():
-    samples, script = taught_samples(), _teach(taught_samples()).script
+    samples, lecture = taught_samples(), _teach(taught_samples())
     for row, intents in enumerate(INTENTS):
         for t, text in enumerate((samples[row].session.turns[0].instruction, *intents[1:])):
             expected = [WORDS.bos, *WORDS.encode(text), WORDS.eos]
-            assert np.asarray(script.instruction)[row, t, : int(script.instruction_count[row, t])].tolist() == expected
-    np.testing.assert_array_equal(script.pictures, [np.stack(sample.targets) for sample in samples])
-    np.testing.assert_array_equal(script.source, [sample.picture for sample in samples])
-    assert script.group == 1
+            assert np.asarray(lecture.instruction)[row, t, : int(lecture.instruction_count[row, t])].tolist() == expected
+    np.testing.assert_array_equal(lecture.pictures, [np.stack([sample.picture, *sample.targets[:-1]]) for sample in samples])
 
 
 def test_what_is_to_be_predicted_is_the_answer_and_its_end_and_nothing_else():
@@ -64,17 +63,22 @@ def test_the_question_before_the_answer_is_the_one_that_play_asks():
         assert np.asarray(lecture.thought)[row, 1, : len(asked)].tolist() == asked
 
 
-def _without(**changes) -> list[Sample]:
+def _without(session) -> list[Sample]:
     samples = taught_samples()
-    return [samples[0], dataclasses.replace(samples[1], **changes)]
+    return [samples[0], dataclasses.replace(samples[1], session=session)]
 
 
-def test_a_session_without_ground_truth_is_refused_by_name():
-    session = taught_samples()[1].session
-    silent = dataclasses.replace(session, turns=(session.turns[0], dataclasses.replace(session.turns[1], intent=None)))
-    for samples in (_without(targets=()), _without(targets=taught_samples()[1].targets[:1]), _without(session=silent)):
-        with pytest.raises(ValueError, match="session s9 has no ground truth; the supervised recipe needs `target` and `intent`"):
-            _teach(samples)
+@pytest.mark.parametrize("part", ["target", "intent"])
+def test_a_session_without_ground_truth_is_refused_by_name(part):
+    taught = [
+        dataclasses.replace(sample.session, turns=tuple(dataclasses.replace(turn, target="t.png") for turn in sample.session.turns))
+        for sample in taught_samples()
+    ]
+    supervised.refuse_untaught(taught)
+    first, last = taught[1].turns
+    taught[1] = dataclasses.replace(taught[1], turns=(first, dataclasses.replace(last, **{part: None})))
+    with pytest.raises(ValueError, match="session s9 has no ground truth; the supervised recipe needs `target` and `intent`"):
+        supervised.refuse_untaught(taught)
 
 
 def test_words_without_room_are_refused_by_name():
@@ -82,7 +86,7 @@ def test_words_without_room_are_refused_by_name():
     long = dataclasses.replace(session, turns=(session.turns[0], dataclasses.replace(session.turns[1], intent="up " * SLOTS.later)))
     message = f"session s9: the instruction of turn 1 takes {SLOTS.later + 2} tokens but has {SLOTS.later} slots"
     with pytest.raises(ValueError, match=message):
-        _teach(_without(session=long))
+        _teach(_without(long))
 
 
 def _run(parts, make, steps: int, rate: float) -> list[dict[str, float]]:

@@ -96,14 +96,16 @@ class Bagel(nnx.Module):
         """Next-token scores in float32."""
         return self.decoder.lm_head(hidden).astype(jnp.float32)
 
-    def _markers(self, rows: int, variants: int) -> Float[Array, "B R 2 D"]:
+    def markers(self, rows: int, variants: int) -> Float[Array, "B R 2 D"]:
+        """Embeddings of the tokens that enclose a picture."""
         ids = jnp.asarray([self.config.tokens.image_start, self.config.tokens.image_end])
         return jnp.broadcast_to(self.embed(ids), (rows, variants, 2, self.config.decoder.width))
 
     def read_text(self, ids: Int[Array, "B R T"], *, valid: Bool[Array, "B R T"], start: Int[Array, "B R"], views: tuple[View, ...]):
         """A causal text segment; token i of a row stands at rotary position start + i. Returns hidden states and keys/values."""
         place = start[:, :, None] + jnp.arange(ids.shape[2], dtype=jnp.int32)
-        hidden, _, kv = self.decoder.block(self.embed(ids), None, positions=place, views=views, valid=valid, causal=True)
+        mask = jnp.tril(jnp.ones((ids.shape[2],) * 2, bool)) & valid[:, :, None, :]
+        hidden, _, kv = self.decoder.block(self.embed(ids), None, positions=place, views=views, mask=mask)
         return hidden, kv
 
     def append_text(self, cache: KVCache, ids: Int[Array, "B T"], count: Int[Array, "B"]) -> KVCache:
@@ -118,11 +120,11 @@ class Bagel(nnx.Module):
         rows, length = tokens.shape[:2]
         ids = positions.flattened_ids(*grid, self.config.latent_side)
         gen = self.latent.embed(tokens[:, None], jnp.zeros((rows, 1), jnp.float32), ids)
-        return self._append_picture(cache, self._markers(rows, 1), gen, length + 2)
+        return self._append_picture(cache, self.markers(rows, 1), gen, length + 2)
 
     def append_seen(self, cache: KVCache, seen: Float[Array, "B P D"]) -> KVCache:
         """Reads a seen picture: start marker, ViT tokens, end marker, all at one rotary position."""
-        markers = self._markers(seen.shape[0], 1)
+        markers = self.markers(seen.shape[0], 1)
         und = jnp.concatenate([markers[:, :, :1], seen[:, None].astype(markers.dtype), markers[:, :, 1:]], axis=2)
         return self._append_picture(cache, und, None, seen.shape[1] + 2)
 
@@ -151,7 +153,7 @@ class Bagel(nnx.Module):
         b, r, length, _ = x.shape
         ids = positions.flattened_ids(*grid, self.config.latent_side)
         place = jnp.broadcast_to(start[:, :, None], (b, r, length + 2))
-        _, hidden, _ = self.decoder.block(self._markers(b, r), self.latent.embed(x, t, ids), positions=place, views=views)
+        _, hidden, _ = self.decoder.block(self.markers(b, r), self.latent.embed(x, t, ids), positions=place, views=views)
         return self.latent.velocity(hidden)
 
 

@@ -80,13 +80,13 @@ class Layers(nnx.Module):
         self.gen = Expert(c, stack=c.layers, rngs=rngs, dtype=dtype)
 
 
-def _join(und: Array, gen: Array | None) -> Array:
+def join(und: Array, gen: Array | None) -> Array:
     """Block order along the token axis 2: first und token, gen tokens, remaining und tokens."""
     return und if gen is None else jnp.concatenate([und[:, :, :1], gen, und[:, :, 1:]], axis=2)
 
 
 def _part(x: Array, gen_tokens: int) -> tuple[Array, Array | None]:
-    """The inverse of `_join`."""
+    """The inverse of `join`."""
     if not gen_tokens:
         return x, None
     und = jnp.concatenate([x[:, :, :1], x[:, :, 1 + gen_tokens :]], axis=2)
@@ -111,19 +111,17 @@ class MoTDecoder(nnx.Module):
         *,
         positions: Int[Array, "B R T"],
         views: tuple[View, ...] = (),
-        valid: Bool[Array, "B R T"] | None = None,
-        causal: bool = False,
+        mask: Bool[Array, "B R T T"] | None = None,
     ) -> tuple[Float[Array, "B R U D"], Float[Array, "B R L D"] | None, tuple[Float[Array, "N B R K T d"], Float[Array, "N B R K T d"]]]:
         """One pass of a block over what its variants see.
 
         Returns hidden states after the final norms (und, gen) and the block's own keys and values, ready to be written into a cache.
-        `valid` marks real tokens (padding is never a key); `causal` restricts token i to the block's tokens 0..i.
+        `mask` says which tokens of the block (last axis) a token of the block sees; without it all see all.
         """
         c = self.config
         b, r, t = positions.shape
         gen_tokens = 0 if gen is None else gen.shape[2]
-        mask = jnp.ones((1, 1, t, t), bool) if not causal else jnp.tril(jnp.ones((t, t), bool))[None, None]
-        mask = jnp.broadcast_to(mask if valid is None else mask & valid[:, :, None, :], (b, r, t, t))
+        mask = jnp.ones((b, r, t, t), bool) if mask is None else mask
         cos, sin = attention.rotary_table(positions, c.head_dim, c.rope_theta)
         graph, stacked = nnx.split(self.layers)
 
@@ -133,7 +131,7 @@ class MoTDecoder(nnx.Module):
             experts = nnx.merge(graph, one)
             q, k, v = experts.und.project(hidden_und, c)
             if gen_tokens:
-                q, k, v = (_join(a, z) for a, z in zip((q, k, v), experts.gen.project(hidden_gen, c), strict=True))
+                q, k, v = (join(a, z) for a, z in zip((q, k, v), experts.gen.project(hidden_gen, c), strict=True))
             q, k = attention.rotate(q, cos, sin), attention.rotate(k, cos, sin)
             seen = tuple((ck, cv, view.visible) for (ck, cv), view in zip(caches, views, strict=True))
             attended_und, attended_gen = _part(attention.attend(q, k, v, mask, seen), gen_tokens)
