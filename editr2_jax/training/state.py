@@ -22,7 +22,7 @@ class NonFiniteLoss(FloatingPointError):
 class OptimizerConfig:
     """AdamW or Muon, with a warmup and a gradient clip that is part of the chain, so it cannot be forgotten."""
 
-    name: str = "adamw"  # "muon": the matrices of stacked layers take orthogonal steps of AdamW's size, all else takes AdamW's
+    name: str = "adamw"  # "muon": matrices of stacked layers take orthogonal steps of AdamW's size, the rest goes by NAdamW
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
     beta1: float = 0.9

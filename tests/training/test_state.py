@@ -67,3 +67,21 @@ def test_the_rate_in_use_is_the_schedule_s():
     state, metrics = _after(OptimizerConfig(learning_rate=0.4, warmup_steps=3, weight_decay=0.0), GRADIENTS)
     assert float(metrics["optimizer/update_norm"]) == pytest.approx(0.1 * np.sqrt(2), rel=1e-3)  # two numbers with a gradient
     assert float(optax.global_norm(state.trainable)) > 0
+
+
+def test_muon_moves_stacked_matrices_by_orthogonal_steps_and_the_rest_as_adam_does():
+    rng = np.random.default_rng(0)
+    weights = {"stack": np.zeros((3, 8, 4), np.float32), "table": np.zeros((8, 4), np.float32)}
+    gradients = {name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in weights.items()}
+    muon = OptimizerConfig(name="muon", learning_rate=0.1, weight_decay=0.0, clip_norm=0.0).build()
+    adam = optax.adamw(0.1, weight_decay=0.0, nesterov=True)
+    moved, theirs = (states.apply(states.create(weights, rule), gradients, rule)[0].trainable for rule in (muon, adam))
+    np.testing.assert_allclose(moved["table"], theirs["table"], atol=1e-6)
+    singular = np.linalg.svd(np.asarray(moved["stack"]), compute_uv=False)
+    size = 0.1 * 0.2 * np.sqrt(8)  # learning rate, root mean square of an AdamW step, longer side
+    assert singular.shape == (3, 4) and np.all(singular > 0.6 * size) and np.all(singular < 1.3 * size)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="name is 'sgd'; choose adamw or muon"):
+        OptimizerConfig(name="sgd")
