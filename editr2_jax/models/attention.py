@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from editr2_jax.models.pieces import in_pieces
+
 _CACHE_BYTES = 1 << 20  # scores that a CPU core keeps close: going through the rows in pieces of this size halves the time on a laptop
 _MASKED = -1e30  # finite: a row whose keys are all masked gives a mean, not NaN; such rows are padding
 
@@ -50,15 +52,8 @@ def attend(
     views: (keys, values, visible) per cache, in the order of the variants they serve; the Rv add up to R. Without views, or for variants
     beyond them, the block attends to itself alone. Softmax in float32.
     """
-    rows, row_bytes = (
-        q.shape[0],
-        4 * q.shape[1] * q.shape[2] * q.shape[3] * (k.shape[2] + max((keys.shape[2] for keys, *_ in views), default=0)),
-    )
-    at_once = max(1, _CACHE_BYTES // row_bytes)
-    if jax.default_backend() != "cpu" or rows <= at_once:
-        return _attend(q, k, v, block_mask, views)
-    some = lambda xs: jax.tree.map(lambda x: x[0], _attend(*jax.tree.map(lambda x: x[None], xs)))  # noqa: E731
-    return jax.lax.map(some, (q, k, v, block_mask, views), batch_size=at_once)
+    row_bytes = 4 * q.shape[1] * q.shape[2] * q.shape[3] * (k.shape[2] + max((keys.shape[2] for keys, *_ in views), default=0))
+    return in_pieces(lambda xs: _attend(*xs), (q, k, v, block_mask, views), at_once=max(1, _CACHE_BYTES // row_bytes))
 
 
 def _attend(q: Array, k: Array, v: Array, block_mask: Array, views: tuple) -> Array:

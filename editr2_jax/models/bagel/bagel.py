@@ -19,6 +19,13 @@ from editr2_jax.models.bagel.mot_decoder import MoTDecoder, View
 from editr2_jax.models.bagel.vae import Autoencoder
 from editr2_jax.models.bagel.vit import Connector, Vit
 from editr2_jax.models.kv_cache import KVCache
+from editr2_jax.models.pieces import in_pieces
+
+_PIXELS_AT_ONCE = 1 << 14  # in the autoencoder on a CPU: a fifth less time to decode, half the time to encode, than a whole batch
+
+
+def _pictures_at_once(height: int, width: int) -> int:
+    return max(1, _PIXELS_AT_ONCE // (height * width))
 
 
 class Bagel(nnx.Module):
@@ -55,15 +62,17 @@ class Bagel(nnx.Module):
 
     def encode(self, picture: UInt8[Array, "B H W 3"]) -> Float[Array, "B L C"]:
         """Clean latent tokens of a picture (the mean path of the autoencoder)."""
-        self.latent_grid(*picture.shape[1:3])
-        latent = self.vae.encode(pixels.normalise(picture).astype(self.vae_dtype))
+        height, width = picture.shape[1:3]
+        self.latent_grid(height, width)
+        encode = lambda some: self.vae.encode(pixels.normalise(some).astype(self.vae_dtype))  # noqa: E731
+        latent = in_pieces(encode, picture, at_once=_pictures_at_once(height, width))
         return pixels.patchify(latent, self.config.latent_patch).astype(jnp.float32)
 
     def decode(self, tokens: Float[Array, "B L C"], height: int, width: int) -> Float[Array, "B H W 3"]:
         """Pixels in [-1, 1] (not clamped) of latent tokens."""
         rows, columns = self.latent_grid(height, width)
         latent = pixels.unpatchify(tokens, rows, columns, self.config.latent_patch)
-        return self.vae.decode(latent.astype(self.vae_dtype)).astype(jnp.float32)
+        return in_pieces(self.vae.decode, latent.astype(self.vae_dtype), at_once=_pictures_at_once(height, width)).astype(jnp.float32)
 
     def see(self, picture: UInt8[Array, "B H W 3"]) -> Float[Array, "B P D"]:
         """ViT tokens of a picture, in the decoder's width: connector(features) + position."""
