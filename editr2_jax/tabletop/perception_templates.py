@@ -102,7 +102,7 @@ def _places() -> np.ndarray:
 def _drawn(kind: str, colour: str, material: str, glyph: str, place, blur: float) -> tuple[np.ndarray, np.ndarray]:
     """Smoothed cover [P] and paint [P, 3] of one copy whose centre lies at `place` from the window's middle."""
     far = 4 * WINDOW  # an anchor pixel far from every border
-    top, left, keep, paint = render._copy_patch((kind, colour, material, glyph, 1.0), far + 0.5 + place[0], far + 0.5 + place[1], UNIT)
+    top, left, keep, paint = render.copy_patch((kind, colour, material, glyph, 1.0), far + 0.5 + place[0], far + 0.5 + place[1], UNIT)
     window = np.zeros((WINDOW, WINDOW, 4), np.float32)
     row, column = top - far + WINDOW // 2, left - far + WINDOW // 2
     height, width = keep.shape[:2]

@@ -84,7 +84,7 @@ def render(scene: Scene, size: tuple[int, int] = (64, 64)) -> UInt8[np.ndarray, 
     for item in scene.items:
         for place in item.places:
             look = (item.kind, item.colour, item.material, item.glyph, item.scale)
-            top, left, keep, paint = _copy_patch(look, place.y * cell_height, place.x * cell_width, unit)
+            top, left, keep, paint = copy_patch(look, place.y * cell_height, place.x * cell_width, unit)
             bottom, right = min(top + keep.shape[0], height), min(left + keep.shape[1], width)
             first_row, first_column = max(top, 0), max(left, 0)
             inside = (slice(first_row - top, bottom - top), slice(first_column - left, right - left))
@@ -105,7 +105,7 @@ def boxes(item: Item, grid: tuple[int, int], size: tuple[int, int] = (64, 64)) -
 
 
 @functools.lru_cache(maxsize=2048)
-def _copy_patch(look: tuple, centre_y: float, centre_x: float, unit: float):
+def copy_patch(look: tuple, centre_y: float, centre_x: float, unit: float):
     """One copy as (top, left, keep [h, w, 1], paint [h, w, 3]): the picture becomes picture * keep + paint. Cached across turns."""
     kind, colour, material, glyph, scale = look
     reach = 0.44 * unit * max(scale, 1.0) + 1.0

@@ -23,7 +23,7 @@ def test_any_size_is_drawn_and_always_the_same(size):
     drawn = scene.sample(np.random.default_rng(3), grid=scene.grid_for(size))
     first = render.render(drawn, size)
     assert first.shape == (*size, 3) and first.dtype == np.uint8
-    render._copy_patch.cache_clear()
+    render.copy_patch.cache_clear()
     render.background.cache_clear()
     np.testing.assert_array_equal(first, render.render(drawn, size))
 
