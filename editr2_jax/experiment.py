@@ -85,7 +85,7 @@ def train(config, directory: Path, *, say: Say) -> str:
 
 _WATCHED = {
     "edit_r2": {"reward": "reward/mean", "if": "reward/if/mean", "kept": "filter/kept_turn_2", "loss": "loss/total"},
-    "supervised": {"flow": "supervised/flow", "text": "supervised/text", "tokens": "supervised/token_accuracy"},
+    "supervised": {"flow": "supervised/flow", "captions": "supervised/caption_accuracy", "intents": "supervised/intent_accuracy"},
     "autoencoder": {"l1": "autoencoder/l1", "l2": "autoencoder/l2", "kl": "autoencoder/kl"},
 }
 

@@ -51,6 +51,7 @@ class Session:
     image: str  # path of the source picture
     turns: tuple[Turn, ...]
     subset: str = "plain"  # one of SUBSETS
+    caption: str | None = None  # what the source picture shows, in words; None where unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ _SUFFIX = "_metadata.jsonl"
 _TEXTS = ("instruction", "task_type", "formatted_instruction")  # one string per turn
 _NAMES = ("unchanged_objects", "available_objects", "all_objects")  # one list of names per turn
 _REQUIRED = ("image", *_TEXTS, "bg_consistency", *_NAMES)
-_FIELDS = (*_REQUIRED, "turns", "id", "subset", "intent", "target")
+_FIELDS = (*_REQUIRED, "turns", "id", "subset", "caption", "intent", "target")
 _EMPTY_TEXT = re.compile(r"(?:with|Add text) '\[?\s*\]?'")  # the new text of a text_change, in quotes
 _SHOWN = 20
 
@@ -157,6 +157,8 @@ def to_record(session: Session, folder: str | Path) -> dict[str, Any]:
     record = {"id": session.id, "image": relative(session.image), "subset": session.subset, "turns": len(turns)}
     record |= {name: [getattr(turn, name) for turn in turns] for name in (*_TEXTS, "bg_consistency")}
     record |= {name: [list(getattr(turn, name)) for turn in turns] for name in _NAMES}
+    if session.caption is not None:
+        record["caption"] = session.caption
     if all(turn.intent is not None for turn in turns):
         record["intent"] = [turn.intent for turn in turns]
     if all(turn.target is not None for turn in turns):
@@ -306,6 +308,8 @@ def _session(record: dict[str, Any], folder: Path, split: str, subset: str, limi
         bad(f"id is {name!r}; give a non-empty text, or leave it out.")
     if record.get("subset", subset) not in SUBSETS:
         bad(f"subset is {record['subset']!r}{_nearest(record['subset'], SUBSETS)}; it is one of {', '.join(SUBSETS)}.")
+    if "caption" in record and not (isinstance(record["caption"], str) and record["caption"].strip()):
+        bad(f"caption is {_short(record['caption'])}; give what the source picture shows as a text, or leave it out.")
     _check_turns(fields, bad)
     if bad.problems:
         return None
@@ -319,7 +323,7 @@ def _session(record: dict[str, Any], folder: Path, split: str, subset: str, limi
         )
         for t in range(count)
     )
-    return Session(id=name, image=image, turns=turns, subset=record.get("subset", subset))
+    return Session(id=name, image=image, turns=turns, subset=record.get("subset", subset), caption=record.get("caption"))
 
 
 def _per_turn(record: dict[str, Any], limits: Limits, bad: _Complaints) -> dict[str, list] | None:

@@ -48,7 +48,7 @@ class Lecture:
     latents: Float[Array, "B T+1 L C"]  # of the source and of every turn's ground truth
     instruction: Int[Array, "B T Ti"]  # the instruction; in later turns the ground-truth intent
     instruction_count: Int[Array, "B T"]
-    thought: Int[Array, "B T X"]  # question, begin token and answer of a turn in one piece; empty for turn 0
+    thought: Int[Array, "B T X"]  # question, begin token and answer in one piece: the source's caption in turn 0, then the turn's intent
     thought_count: Int[Array, "B T"]
     answer: Bool[Array, "B T X"]  # which tokens of the thought are to be predicted
 
@@ -65,10 +65,10 @@ def loss(
     reading = one_pass.read(model, lecture.latents[:, :-1], seen, instructions, lecture.instruction_count, grid=grid, sighted=sighted)
     flow = _flow_loss(model, reading, lecture.latents[:, 1:], key, config, grid)
     metrics = {"supervised/flow": flow}
-    if turns == 1 or not config.text_weight:
+    if not config.text_weight:
         return flow, metrics
-    text, right = _text_loss(model, reading, lecture, max(1, int(rows * config.text_share)))
-    return flow + config.text_weight * text, metrics | {"supervised/text": text, "supervised/token_accuracy": right}
+    text, told = _text_loss(model, reading, lecture, max(1, int(rows * config.text_share)))
+    return flow + config.text_weight * text, metrics | told
 
 
 def _flow_loss(
@@ -90,15 +90,17 @@ def _flow_loss(
     return jnp.mean(jnp.square(velocity - rectified_flow.velocity(clean, noise)))
 
 
-def _text_loss(model: Bagel, reading: Reading, lecture: Lecture, rows: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean negative log-likelihood and accuracy over the answer tokens of the later turns of the last `rows` rows."""
-    ids, count, answer = (leaf[-rows:, 1:] for leaf in (lecture.thought, lecture.thought_count, lecture.answer))
+def _text_loss(model: Bagel, reading: Reading, lecture: Lecture, rows: int) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Mean negative log-likelihood over the answer tokens of the last `rows` rows; what to report of it."""
+    ids, count, answer = (leaf[-rows:] for leaf in (lecture.thought, lecture.thought_count, lecture.answer))
     valid = jnp.arange(ids.shape[2]) < count[:, :, None]
-    view = View(k=reading.k[:, -rows:], v=reading.v[:, -rows:], visible=reading.before[-rows:, 1:])
-    hidden, _ = model.read_text(ids, valid=valid, start=reading.before_rope[-rows:, 1:], views=(view,))
+    view = View(k=reading.k[:, -rows:], v=reading.v[:, -rows:], visible=reading.before[-rows:])
+    hidden, _ = model.read_text(ids, valid=valid, start=reading.before_rope[-rows:], views=(view,))
     logits = model.logits(hidden)[:, :, :-1]  # the logits at a token predict the next one
     wanted, here = ids[:, :, 1:], answer[:, :, 1:]
     likelihood = jnp.take_along_axis(jax.nn.log_softmax(logits), wanted[..., None], axis=-1)[..., 0]
-    total = jnp.maximum(here.sum(), 1)
-    right = jnp.sum(jnp.where(here, jnp.argmax(logits, -1) == wanted, False))
-    return -jnp.sum(jnp.where(here, likelihood, 0.0)) / total, right / total
+    right = here & (jnp.argmax(logits, -1) == wanted)
+    mean = lambda values, part: values[:, part].sum() / jnp.maximum(here[:, part].sum(), 1)  # noqa: E731
+    text = mean(jnp.where(here, -likelihood, 0.0), slice(None))
+    accuracy = {"caption_accuracy": mean(right, slice(0, 1)), "intent_accuracy": mean(right, slice(1, None))}
+    return text, {"supervised/text": text} | {f"supervised/{name}": value for name, value in accuracy.items()}

@@ -56,22 +56,22 @@ def tabletop_rewards(eyes: Eyes | None = None) -> tuple[InstructionFollowing, Co
     return InstructionFollowing(detector, answerer), consistency, GlobalAwareness(answerer)
 
 
-def measure(n: int, seed: int) -> dict[str, Any]:
-    """Error rates over n turns a row (n right and n wrong ones). JSON-ready; `markdown` shows it."""
+def measure(n: int, seed: int, side: int = 64) -> dict[str, Any]:
+    """Error rates over n turns a row (n right and n wrong ones), pictures of side x side pixels. JSON-ready; `markdown` shows it."""
     if n < 1:
         raise ValueError(f"measure wants at least one sample a row, got n={n}.")
     rows, by_kind = [], {}
     for number, condition in enumerate(CONDITIONS):
-        trial = _Trial(condition, np.random.default_rng([seed, number]), n)
+        trial = _Trial(condition, np.random.default_rng([seed, number]), n, side)
         rows += [trial.follow(), trial.aware("memory"), trial.aware("understanding"), trial.consistent()]
         by_kind[condition.name] = trial.table()
-    return {"samples_per_row": n, "seed": seed, "rows": rows, "by_kind": by_kind}
+    return {"samples_per_row": n, "seed": seed, "side": side, "rows": rows, "by_kind": by_kind}
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as tables."""
     lines = [
-        f"{report['samples_per_row']} turns a row, right and wrong each; seed {report['seed']}.",
+        f"{report['samples_per_row']} turns a row, right and wrong each; {report['side']}x{report['side']} pixels, seed {report['seed']}.",
         "",
         "| pictures | reward | right outcomes scored right | wrong outcomes that pass |",
         "|---|---|---|---|",
@@ -92,8 +92,8 @@ def markdown(report: dict[str, Any]) -> str:
 class _Trial:
     """One condition: draws dialogues, spoils pictures, asks the rewards."""
 
-    def __init__(self, condition: Condition, rng: np.random.Generator, n: int):
-        self.condition, self.rng, self.n = condition, rng, n
+    def __init__(self, condition: Condition, rng: np.random.Generator, n: int, side: int):
+        self.condition, self.rng, self.n, self.size = condition, rng, n, (side, side)
         self.following, self.consistency, self.awareness = tabletop_rewards(Eyes(capacity=64))
         self.errors: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
 
@@ -172,7 +172,7 @@ class _Trial:
         return verdict.value if verdict.status is Status.OK else None
 
     def _picture(self, scene: Scene) -> np.ndarray:
-        picture, condition = render.render(scene), self.condition
+        picture, condition = render.render(scene, self.size), self.condition
         if not (condition.noise or condition.blur or condition.shift):
             return picture
         pixels = scipy.ndimage.gaussian_filter(picture.astype(np.float32), (condition.blur, condition.blur, 0))

@@ -146,6 +146,21 @@ def object_name(kind: str, *, colour: str = "", material: str = "") -> str:
     return " ".join(word for word in (material, colour, kind) if word)
 
 
+def caption(scene: Scene) -> str:
+    """'sand: red ball, -, sign K / -, -, wooden blue box': the background, then the cells in reading order, a dash for an empty one.
+
+    Says how things look, whatever sentences may call them; a plastic object and a black glyph go without the word.
+    """
+    rows, columns = scene.grid
+    cells = [["-"] * columns for _ in range(rows)]
+    for item in scene.items:
+        material = "" if item.material == PLAIN_MATERIAL else item.material
+        look = object_name(item.kind, colour="" if item.colour == INK else item.colour, material=material)
+        for place in item.places:
+            cells[place.row][place.column] = f"{look} {item.glyph}".strip()
+    return f"{scene.background}: " + " / ".join(", ".join(row) for row in cells)
+
+
 def sample(rng: np.random.Generator, *, grid: tuple[int, int] = (3, 3), with_sign: bool | None = None) -> Scene:
     """A start: 2..4 items of different kinds and colours, some with a material, few with copies; at least three cells stay free.
 

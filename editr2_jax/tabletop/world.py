@@ -27,7 +27,7 @@ from editr2_jax.tabletop.dialogues import Dialogue
 
 SPLITS = ("train", "test")
 TEST_SHARE = 4  # one in so many dialogues can be in test only
-FORMAT = 1  # raise it when the same (split, seed, index) gives another session
+FORMAT = 2  # raise it when the same (split, seed, index) gives another session
 _CHUNK = 64  # sessions that a worker process takes at a time
 
 
@@ -67,7 +67,8 @@ def session_of(dialogue: Dialogue, split: str, index: int) -> Session:
     stem = f"{split}_{index:06d}"
     targets = tuple(f"images/{stem}_{t + 1}.png" for t in range(len(dialogue.edits)))
     turns = dialogues.turns_of(dialogue, targets)
-    return Session(id=f"{split}/{stem}", image=f"images/{stem}.png", turns=turns, subset=dialogue.subset)
+    caption = scene.caption(dialogue.scenes[0])
+    return Session(id=f"{split}/{stem}", image=f"images/{stem}.png", turns=turns, subset=dialogue.subset, caption=caption)
 
 
 def arrays(
@@ -132,13 +133,13 @@ def write_folder(
 
 
 def vocabulary_sentences(n: int, *, seed: int = 0) -> list[str]:
-    """About fifty short sentences that together hold every word, then n of training dialogues: instructions, formatted forms, intents."""
+    """About fifty short sentences that together hold every word, then n of training dialogues: all that is said, and captions."""
     sentences = list(_covering_sentences())
     every, index = len(sentences) + n, 0
     while len(sentences) < every:
         dialogue = make_dialogue("train", seed, index)
         formatted = [instruction_grammar.formatted(edit) for edit in dialogue.edits]
-        sentences += [*dialogue.instructions, *formatted, *dialogue.intents[1:]]
+        sentences += [*dialogue.instructions, *formatted, *dialogue.intents[1:], scene.caption(dialogue.scenes[0])]
         index += 1
     return sentences[:every]
 

@@ -99,6 +99,7 @@ class AutoencoderRecipe:
         return state, metrics | sizes | {"loss/total": value}
 
 
+CAPTION_QUESTION = "Describe."
 _UNTAUGHT = "session {} has no ground truth; the supervised recipe needs `target` and `intent` in every record."
 
 
@@ -131,10 +132,13 @@ def _words(session: Session, tokenizer, slots: Slots, prompt: IntentPrompt) -> t
     spoken = [wrap(turn.intent if t else turn.instruction) for t, turn in enumerate(session.turns)]
     for t, tokens in enumerate(spoken):
         pad_tokens([tokens], slots.of_turn(t), what=f"session {session.id}: the instruction of turn {t}")  # refuses what has no room
-    texts, thoughts, answers = [turn.instruction for turn in session.turns], [[]], [0]
-    for t, turn in enumerate(session.turns[1:], start=1):
-        answers.append(len(answer := [*tokenizer.encode(in_context_cot.answer(turn.intent)), tokenizer.eos]))
-        thoughts.append([*wrap(prompt.system), *wrap(in_context_cot.question(prompt, texts, t)), tokenizer.bos, *answer])
+    texts, thoughts, answers = [turn.instruction for turn in session.turns], [], []
+    for t, turn in enumerate(session.turns):
+        asked = (prompt.system, in_context_cot.question(prompt, texts, t)) if t else (CAPTION_QUESTION,)
+        text = in_context_cot.answer(turn.intent) if t else session.caption
+        answer = [*tokenizer.encode(text), tokenizer.eos] if text else []
+        answers.append(len(answer))
+        thoughts.append([*(token for segment in asked for token in wrap(segment)), tokenizer.bos, *answer] if answer else [])
     ids, count = pad_tokens(spoken, slots.instruction, what=f"session {session.id}: an instruction")
     thought, thought_count = pad_tokens(thoughts, slots.scratch, what=f"session {session.id}: a question with its answer")
     place = np.arange(slots.scratch)

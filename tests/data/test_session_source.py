@@ -23,10 +23,10 @@ def test_the_optional_fields(folder, new_record):
     folder.sessions(1)
     folder.picture("images/t.png")
     intent = ["", "Change the color of red ball to green", "Change it"]
-    extra = {"id": "a", "subset": "memory", "intent": intent, "target": ["images/t.png"] * 3}
+    extra = {"id": "a", "subset": "memory", "caption": "a red box on sand", "intent": intent, "target": ["images/t.png"] * 3}
     folder.lines(new_record(**extra))
     session = SessionFolder(folder.path, "train").sessions[0]
-    assert (session.id, session.subset) == ("a", "memory")
+    assert (session.id, session.subset, session.caption) == ("a", "memory", "a red box on sand")
     assert session.turns[1].intent == "Change the color of red ball to green" and session.turns[0].intent == ""
     assert session.turns[2].target == str(folder.path / "images/t.png")
     assert session_source.to_record(session, folder.path) == new_record(**extra)
@@ -91,6 +91,7 @@ BAD_RECORDS = {
     "target leads out": ({"target": ["a.png", "images/../../b.png", "c.png"]}, "target of turn 1 .* leads out"),
     "intent before turn 0": ({"intent": ["Add", "Change", "Go"]}, "turn 0: intent is \"Add\"; give the empty text"),
     "no intent for turn 1": ({"intent": ["", "", "Go"]}, "turn 1: intent is \"\"; give the resolved instruction"),
+    "empty caption": ({"caption": " "}, r'caption is " "; give what the source picture shows as a text, or leave it out'),
     "unknown subset": ({"subset": "memroy"}, r"subset is 'memroy' \(the nearest is memory\)"),
     "id is a number": ({"id": 7}, "id is 7"),
     "misspelt field": ({"targets": []}, r"unknown field 'targets' \(the nearest is target\)"),

@@ -26,8 +26,9 @@ def test_few_errors_on_a_hundred_turns():
 
 
 @pytest.mark.slow
-def test_the_published_error_rates():
-    report = perception_report.measure(400, 3)
+@pytest.mark.parametrize("side", [48, 64])
+def test_the_published_error_rates(side):
+    report = perception_report.measure(400, 3, side)
     for row in report["rows"]:
         if row["reward"] == "cc":
             assert row["right_mean"] > 0.9

@@ -26,6 +26,14 @@ def test_a_sampled_scene_keeps_its_promises(grid):
             assert item.is_plate or item.colour in item.name and (item.material in item.name or item.material == scene.PLAIN_MATERIAL)
 
 
+def test_a_caption_tells_how_every_cell_looks():
+    place = scene.Place
+    box = scene.Item(kind="box", name="box", places=(place(0, 1), place(2, 2)), colour="teal", material="wooden")
+    sign = scene.Item(kind=scene.SIGN, name="sign", places=(place(1, 0),), glyph="K")
+    told = scene.caption(scene.Scene(background="sand", items=(box, sign)))
+    assert told == "sand: -, wooden teal box, - / sign K, -, - / -, -, wooden teal box"
+
+
 def test_a_sign_can_be_asked_for():
     for seed in range(30):
         for wanted in (True, False):

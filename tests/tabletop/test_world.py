@@ -28,7 +28,7 @@ FROZEN = ["Change the material of [star] to [metal]", "Change the count of [meta
 def test_the_format_is_frozen():
     """Published numbers name (split, seed, index): when this changes on purpose, raise world.FORMAT."""
     session, source, targets = world.make_session("test", 0, 1)
-    assert (world.FORMAT, session.subset, len(targets), source.shape) == (1, "memory", 3, (64, 64, 3))
+    assert (world.FORMAT, session.subset, len(targets), source.shape) == (2, "memory", 3, (64, 64, 3))
     assert [turn.formatted_instruction for turn in session.turns] == FROZEN
 
 

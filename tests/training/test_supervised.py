@@ -56,6 +56,17 @@ def test_what_is_to_be_predicted_is_the_answer_and_its_end_and_nothing_else():
         assert answer[row, 1].sum() == len(expected) and first + len(expected) == count[row, 1]
 
 
+def test_turn_0_learns_to_describe_the_source_where_a_caption_says_how():
+    samples = taught_samples()
+    samples[1] = dataclasses.replace(samples[1], session=dataclasses.replace(samples[1].session, caption="red box"))
+    lecture = _teach(samples)
+    first = np.asarray(lecture.thought)[1, 0]
+    assert np.asarray(lecture.thought_count)[0, 0] == 0 and not np.asarray(lecture.answer)[0, 0].any()
+    question = [WORDS.bos, *WORDS.encode(supervised.CAPTION_QUESTION), WORDS.eos, WORDS.bos]
+    assert first[: len(question)].tolist() == question
+    assert first[np.asarray(lecture.answer)[1, 0]].tolist() == [*WORDS.encode("red box"), WORDS.eos]
+
+
 def test_the_question_before_the_answer_is_the_one_that_play_asks():
     lecture, played = _teach(taught_samples()), tiny_world.rollout().played.script
     for row in range(2):
@@ -107,11 +118,11 @@ def test_the_supervised_losses_fall_on_one_batch():
         *parts, config=SupervisedConfig(text_share=1.0), slots=SLOTS, prompt=PROMPT, tokenizer=WORDS, **more
     )
     told = _run(("decoder", "latent"), make, 10, 3e-3)
-    assert set(told[0]) >= {"supervised/flow", "supervised/text", "supervised/token_accuracy", "loss/total", "optimizer/gradient_norm"}
+    assert set(told[0]) >= {"supervised/flow", "supervised/text", "supervised/intent_accuracy", "loss/total", "optimizer/gradient_norm"}
     mean = lambda name, part: float(np.mean([metrics[name] for metrics in told[part]]))  # noqa: E731
     assert mean("supervised/flow", slice(-3, None)) < 0.8 * mean("supervised/flow", slice(0, 3))
     assert told[-1]["supervised/text"] < 0.5 * told[0]["supervised/text"]
-    assert told[-1]["supervised/token_accuracy"] > told[0]["supervised/token_accuracy"]
+    assert told[-1]["supervised/intent_accuracy"] > told[0]["supervised/intent_accuracy"]
 
 
 @pytest.mark.slow
