@@ -6,8 +6,8 @@ Run by launch/tiny_base.sh after stage 1:
 
 Not yet run to its end. The base that ships comes from its forerunner (64x64 pixels, AdamW at 2e-3, no captions, 48 minutes for 2200
 steps: flow loss 0.17, intents 0.88). What the changes are worth: at 64x64 the last of 200 steps has flow loss 0.93 with AdamW at 2e-3 and
-0.55 with Muon at 6e-3; at 48x48 with Muon, the mean over steps 100 to 149, 200 to 249 and 300 to 349 is 0.58, 0.33 and 0.26 without captions
-and 0.43, 0.25 and 0.20 with them. One run each.
+0.55 with Muon at 6e-3; at 48x48 with Muon, the mean over steps 100 to 149, 200 to 249 and 300 to 349 is 0.58, 0.33, 0.26 without captions
+and 0.43, 0.25, 0.20 with them. One run each.
 """
 
 from editr2_jax import presets
