@@ -43,6 +43,7 @@ def test_computation_follows_the_type_of_the_input():
     assert golden.model().vae.encode(image).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_a_fresh_autoencoder_keeps_a_sensible_size():
     model = vae.Autoencoder(config.tiny().vae, rngs=nnx.Rngs(0))
     drawn = model.decode(jax.random.normal(jax.random.key(0), (1, 4, 4, 16)))

@@ -40,6 +40,7 @@ def _script(samples, lecture) -> Script:
     )
 
 
+@pytest.mark.slow
 def test_one_pass_sees_what_a_growing_cache_holds():
     """At every turn, before and after its instruction: rotary positions, and what attention reads, whatever the slots' order."""
     samples, lecture = _taught()
