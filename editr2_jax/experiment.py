@@ -145,6 +145,8 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
         return AutoencoderRecipe(model.network, model.frozen, optimizer=optimizer, config=settings, seed=config.seed)
     policy = assemble.policy(config)
     if config.recipe == "supervised":
+        if "vae" in config.parts:
+            raise ValueError("parts names vae, but the supervised recipe does not train it; train it first, with recipe=autoencoder.")
         return Supervised(
             model.network,
             model.frozen,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the shipped tiny base again: fresh weights, autoencoder, supervised training, export in the official layout. Run again, it resumes.
+# Makes a tiny base for the embedded world: fresh weights, autoencoder, supervised training, export in the official layout. Run again, it resumes.
 #   bash launch/tiny_base.sh OUT [VARIANT]        VARIANT: laptop (default) or accelerator
 # OUT/base is the checkpoint; OUT/autoencoder and OUT/supervised are the workdirs with their curves.
 set -euo pipefail

@@ -135,6 +135,7 @@ def _image_term(reference, replay, played, lesson, config: ImageObjectiveConfig,
     common = _flow(played, policy)
 
     def one_pass(model: Bagel, turn_and_slot):
+        """Value [] and statistics of turn `turn`, stochastic step `slot`."""
         turn, slot = turn_and_slot
         (x, x_next, step), seen = _stored(played, replay, turn, slot)
         mask = lesson.image_mask[:, turn]
@@ -161,6 +162,7 @@ def _intent_term(replay, played, lesson, config: IntentObjectiveConfig, policy: 
     """Surrogate of the words of one turn, summed over rows."""
 
     def one_pass(model: Bagel, turn):
+        """Value [] and statistics of turn `turn`."""
         cache, tokens, count = _asked(model, played, replay, turn, policy)
         mask = lesson.text_mask[:, turn] & (count > 0)
         old, advantage = _behind(mask, (lesson.intent_log_prob[:, turn], lesson.text_advantage[:, turn]))

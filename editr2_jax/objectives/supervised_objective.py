@@ -1,6 +1,7 @@
-"""The supervised objective: flow matching on ground-truth pictures and next-token prediction on ground-truth intents.
+"""The supervised objective: flow matching on ground-truth pictures and next-token prediction on ground-truth intents and
+captions.
 
-    x_t = (1 - t) x0 + t e,   loss = mean (v(x_t, t, context) - (e - x0))^2  +  text_weight * mean -log p(intent token)
+    x_t = (1 - t) x0 + t e,   loss = mean (v(x_t, t, context) - (e - x0))^2  +  text_weight * mean -log p(answer token)
 
 Letters: B rows, T turns, M draws of (noise, time) per turn, R = T * M, L latent tokens, C numbers in a token, X tokens of a thought.
 A whole session is read once; every turn's pictures are drawn against what that turn saw, with gradients through the contexts. For
@@ -32,7 +33,7 @@ class SupervisedConfig:
     drop_instruction: float = 0.1  # share of draws without the instruction
     drop_pictures: float = 0.125  # share of rows that learn to draw from instructions alone
     text_weight: float = 0.2
-    text_share: float = 0.25  # share of rows whose intents are learned in a step; words are learned sooner than pictures
+    text_share: float = 0.25  # share of rows whose words are learned in a step; words are learned sooner than pictures
 
     def __post_init__(self):
         if self.draws < 1:
@@ -56,18 +57,20 @@ class Lecture:
 def loss(
     model: Bagel, lecture: Lecture, *, key: jax.Array, config: SupervisedConfig, slots: Slots
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Loss and metrics of a batch of sessions."""
+    """Loss and metrics of a batch of sessions. An accuracy over no tokens is 0, so the number of tokens stands beside it."""
     rows, turns, height, width = lecture.pictures.shape[:4]
     grid = model.latent_grid(height, width)
     seen = model.see(lecture.pictures.reshape(-1, height, width, 3)).reshape(rows, turns, -1, model.config.decoder.width)
     instructions = tuple(lecture.instruction[:, t, : slots.of_turn(t)] for t in range(turns))
-    sighted = jnp.arange(rows) >= int(rows * config.drop_pictures)
+    blind = int(rows * config.drop_pictures)
+    sighted = jnp.arange(rows) >= blind
     reading = one_pass.read(model, lecture.latents[:, :-1], seen, instructions, lecture.instruction_count, grid=grid, sighted=sighted)
     flow = _flow_loss(model, reading, lecture.latents[:, 1:], key, config, grid)
     metrics = {"supervised/flow": flow}
     if not config.text_weight:
         return flow, metrics
-    text, told = _text_loss(model, reading, lecture, max(1, int(rows * config.text_share)))
+    learned = max(1, min(int(rows * config.text_share), rows - blind))  # nobody describes what he did not see
+    text, told = _text_loss(model, reading, lecture, learned)
     return flow + config.text_weight * text, metrics | told
 
 
@@ -102,5 +105,7 @@ def _text_loss(model: Bagel, reading: Reading, lecture: Lecture, rows: int) -> t
     right = here & (jnp.argmax(logits, -1) == wanted)
     mean = lambda values, part: values[:, part].sum() / jnp.maximum(here[:, part].sum(), 1)  # noqa: E731
     text = mean(jnp.where(here, -likelihood, 0.0), slice(None))
-    accuracy = {"caption_accuracy": mean(right, slice(0, 1)), "intent_accuracy": mean(right, slice(1, None))}
-    return text, {"supervised/text": text} | {f"supervised/{name}": value for name, value in accuracy.items()}
+    metrics = {"supervised/text": text}
+    for kind, part in (("caption", slice(0, 1)), ("intent", slice(1, None))):
+        metrics |= {f"supervised/{kind}_accuracy": mean(right, part), f"supervised/{kind}_tokens": here[:, part].sum()}
+    return text, metrics

@@ -79,10 +79,6 @@ class Slots:
         """Slots behind the dialogue in which an intent is thought over, and which the next segment takes again."""
         return self.system + self.question + self.intent + 1
 
-    def without_scratch(self) -> Slots:
-        """For a dialogue that is only read: what is thought over is asked about beside the cache."""
-        return dataclasses.replace(self, system=0, question=0, intent=0)
-
 
 def picture_slots(model: BagelConfig, height: int, width: int) -> int:
     """Slots of one picture: latent block and ViT block, each between two markers."""

@@ -5,6 +5,7 @@ N layers, K key-value heads, d head width.
 
 In play a segment is read when it comes into being; a dialogue that is known to its end needs no cache to grow. Segment order, markers and
 rotary positions are those of `context.py`; only the order of tokens in memory differs, which attention does not see.
+Source: BAGEL is trained on such packed sequences (arXiv 2505.14683).
 """
 
 from __future__ import annotations
@@ -61,12 +62,13 @@ def read(
     at = jax.tree.map(lambda u, g: join(u[None, None], g[None, None])[0, 0], und_at, gen_at)
     advance = jnp.where(sighted, 2, 0)[:, None]  # rotary positions that a picture takes
     before_rope = jnp.cumsum(counts, axis=1) - counts + advance * jnp.arange(1, turns + 1)
-    begin = jnp.where(at.kind == _TEXT, before_rope[:, at.turn] + at.index, before_rope[:, at.turn] - 2 + at.kind)
+    # A turn's picture stands at the two positions before its instruction: latents, then what the ViT saw.
+    place = jnp.where(at.kind == _TEXT, before_rope[:, at.turn] + at.index, before_rope[:, at.turn] - 2 + at.kind)
     valid = jnp.where(at.kind == _TEXT, at.index < counts[:, at.turn], sighted[:, None])  # [B, S]
     segment, index = at.turn * _SEGMENTS + at.kind, at.index * (at.kind == _TEXT)
     earlier = (segment < segment[:, None]) | ((segment == segment[:, None]) & (index <= index[:, None]))
     _, _, (k, v) = model.decoder.block(
-        jnp.concatenate(und, axis=1)[:, None], gen, positions=begin[:, None], mask=(earlier & valid[:, None])[:, None]
+        jnp.concatenate(und, axis=1)[:, None], gen, positions=place[:, None], mask=(earlier & valid[:, None])[:, None]
     )
     own = jnp.arange(turns)[:, None] * _SEGMENTS + _TEXT
     return Reading(

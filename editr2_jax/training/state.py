@@ -49,6 +49,7 @@ class OptimizerConfig:
         if self.name == "muon":
             rule = optax.contrib.muon(
                 self.schedule(),
+                eps=self.epsilon,
                 weight_decay=self.weight_decay,
                 adam_b1=self.beta1,
                 adam_b2=self.beta2,

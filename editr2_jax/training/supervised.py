@@ -111,7 +111,7 @@ def refuse_untaught(sessions: Iterable[Session]) -> None:
 
 
 def teach(sessions: Sequence[Sample], latents: Float[Array, "B T+1 L C"], *, tokenizer, slots: Slots, prompt: IntentPrompt) -> Lecture:
-    """Ground-truth sessions of one shape, with their pictures' latents, as arrays."""
+    """Ground-truth sessions of one shape, with their pictures' latents, as arrays. Raises ValueError for words that have no room."""
     parts = [_words(sample.session, tokenizer, slots, prompt) for sample in sessions]
     ids, count, thought, thought_count, answer = (jnp.asarray(np.stack(part)) for part in zip(*parts, strict=True))
     return Lecture(

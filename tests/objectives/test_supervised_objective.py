@@ -127,6 +127,15 @@ def test_words_without_weight_are_not_computed(turns):
         assert ("supervised/text" in metrics) == (weight > 0)
 
 
+def test_rows_without_pictures_are_not_asked_about_them():
+    _, lecture = _taught()
+    config = SupervisedConfig(draws=1, drop_pictures=0.5, text_share=1.0)
+    run = lambda model, lecture: supervised_objective.loss(model, lecture, key=jax.random.key(0), config=config, slots=SLOTS)[1]  # noqa: E731
+    metrics = tiny_world.compiled(run, tiny_world.policy_model())(lecture)
+    assert int(metrics["supervised/intent_tokens"]) == int(lecture.answer[1].sum()) < int(lecture.answer.sum())
+    assert int(metrics["supervised/caption_tokens"]) == 0 and np.isfinite(metrics["supervised/text"])
+
+
 def test_no_draw_at_all_is_refused():
     with pytest.raises(ValueError, match="draws is 0; draw at least one noise per turn"):
         SupervisedConfig(draws=0)

@@ -7,6 +7,7 @@ import pytest
 import tiny_world
 from flax import nnx
 
+from editr2_jax import experiment, presets
 from editr2_jax.models import network
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import SupervisedConfig
@@ -123,6 +124,30 @@ def test_the_supervised_losses_fall_on_one_batch():
     assert mean("supervised/flow", slice(-3, None)) < 0.8 * mean("supervised/flow", slice(0, 3))
     assert told[-1]["supervised/text"] < 0.5 * told[0]["supervised/text"]
     assert told[-1]["supervised/intent_accuracy"] > told[0]["supervised/intent_accuracy"]
+
+
+def test_an_autoencoder_that_would_change_under_its_latents_is_refused(tmp_path):
+    config = presets.supervised()
+    config.parts = ("decoder", "vae")
+    with pytest.raises(ValueError, match="parts names vae, but the supervised recipe does not train it"):
+        experiment.make_recipe(config, None, None, None, tmp_path, first_step=0)
+
+
+def test_latents_are_remembered_by_session():
+    net, trainable, frozen = network.whole(tiny_world.world_model(), ("decoder",))
+    recipe = tiny_world.quickly(
+        supervised.Supervised, net, frozen, optimizer=OptimizerConfig().build(), config=SupervisedConfig(), slots=SLOTS, prompt=PROMPT,
+        tokenizer=WORDS, seed=0, remember=True,
+    )  # fmt: skip
+    state, samples = states.create(trainable, recipe.optimizer), taught_samples()
+    alone, asked = recipe.latents(state, samples[1:] * 2), []
+    encode, recipe._encode = recipe._encode, lambda *args: asked.append(args[-1]) or encode(*args)
+    both = recipe.latents(state, samples)
+    np.testing.assert_array_equal(both[1], alone[0])
+    np.testing.assert_array_equal(asked[0][0], [samples[0].picture, *samples[0].targets])  # only the new one, repeated to one shape
+    np.testing.assert_array_equal(asked[0][0], asked[0][1])
+    np.testing.assert_array_equal(recipe.latents(state, samples[::-1]), both[::-1])
+    assert len(asked) == 1
 
 
 @pytest.mark.slow

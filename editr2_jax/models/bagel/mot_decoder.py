@@ -126,6 +126,7 @@ class MoTDecoder(nnx.Module):
         graph, stacked = nnx.split(self.layers)
 
         def layer(carry, xs):
+            """One layer: hidden states in and out, and the block's keys and values [B, R, K, T, d]."""
             hidden_und, hidden_gen = carry
             one, caches = xs
             experts = nnx.merge(graph, one)
