@@ -34,10 +34,13 @@ class SupervisedConfig:
     drop_pictures: float = 0.125  # share of rows that learn to draw from instructions alone
     text_weight: float = 0.2
     text_share: float = 0.25  # share of rows whose words are learned in a step; words are learned sooner than pictures
+    repeat: float = 0.0  # share of later turns whose intent is the instruction as it was said: a teacher who does not resolve it
 
     def __post_init__(self):
         if self.draws < 1:
             raise ValueError(f"SupervisedConfig.draws is {self.draws}; draw at least one noise per turn.")
+        if not 0 <= self.repeat <= 1:
+            raise ValueError(f"SupervisedConfig.repeat is {self.repeat}; a share lies between 0 and 1.")
 
 
 @jax.tree_util.register_dataclass

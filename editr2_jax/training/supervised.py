@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -48,7 +49,8 @@ class Supervised:
 
     def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
         """One optimizer update on a batch of sessions of one shape."""
-        lecture = teach(sessions, self.latents(state, sessions), tokenizer=self.tokenizer, slots=self.slots, prompt=self.prompt)
+        latents, words = self.latents(state, sessions), {"tokenizer": self.tokenizer, "slots": self.slots, "prompt": self.prompt}
+        lecture = teach(sessions, latents, **words, repeat=self.config.repeat)
         state, metrics = self._learn(state, self.frozen, lecture, keys.at(self.seed, "supervised", step))
         return state, metrics
 
@@ -110,9 +112,11 @@ def refuse_untaught(sessions: Iterable[Session]) -> None:
             raise ValueError(_UNTAUGHT.format(session.id))
 
 
-def teach(sessions: Sequence[Sample], latents: Float[Array, "B T+1 L C"], *, tokenizer, slots: Slots, prompt: IntentPrompt) -> Lecture:
+def teach(
+    sessions: Sequence[Sample], latents: Float[Array, "B T+1 L C"], *, tokenizer, slots: Slots, prompt: IntentPrompt, repeat: float = 0.0
+) -> Lecture:
     """Ground-truth sessions of one shape, with their pictures' latents, as arrays. Raises ValueError for words that have no room."""
-    parts = [_words(sample.session, tokenizer, slots, prompt) for sample in sessions]
+    parts = [_words(sample.session, tokenizer, slots, prompt, repeat) for sample in sessions]
     ids, count, thought, thought_count, answer = (jnp.asarray(np.stack(part)) for part in zip(*parts, strict=True))
     return Lecture(
         pictures=jnp.asarray(np.stack([np.stack((sample.picture, *sample.targets[:-1])) for sample in sessions])),
@@ -126,16 +130,17 @@ def teach(sessions: Sequence[Sample], latents: Float[Array, "B T+1 L C"], *, tok
 
 
 @functools.lru_cache(maxsize=1 << 17)  # a session comes again in every epoch
-def _words(session: Session, tokenizer, slots: Slots, prompt: IntentPrompt) -> tuple[np.ndarray, ...]:
+def _words(session: Session, tokenizer, slots: Slots, prompt: IntentPrompt, repeat: float) -> tuple[np.ndarray, ...]:
     """Token arrays of one session: instructions [T, Ti] and counts [T]; thoughts [T, X], counts [T], and which tokens answer [T, X]."""
     wrap = lambda text: [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]  # noqa: E731
-    spoken = [wrap(turn.intent if t else turn.instruction) for t, turn in enumerate(session.turns)]
+    intents = [_intent(session, t, tokenizer, slots, repeat) for t in range(len(session.turns))]
+    spoken = [wrap(text) for text in (session.turns[0].instruction, *intents[1:])]
     for t, tokens in enumerate(spoken):
         pad_tokens([tokens], slots.of_turn(t), what=f"session {session.id}: the instruction of turn {t}")  # refuses what has no room
     texts, thoughts, answers = [turn.instruction for turn in session.turns], [], []
-    for t, turn in enumerate(session.turns):
+    for t, intent in enumerate(intents):
         asked = (prompt.system, in_context_cot.question(prompt, texts, t)) if t else (CAPTION_QUESTION,)
-        text = in_context_cot.answer(turn.intent) if t else session.caption
+        text = in_context_cot.answer(intent) if t else session.caption
         answer = [*tokenizer.encode(text), tokenizer.eos] if text else []
         answers.append(len(answer))
         thoughts.append([*(token for segment in asked for token in wrap(segment)), tokenizer.bos, *answer] if answer else [])
@@ -144,3 +149,12 @@ def _words(session: Session, tokenizer, slots: Slots, prompt: IntentPrompt) -> t
     place = np.arange(slots.scratch)
     answer = (place >= (thought_count - np.asarray(answers))[:, None]) & (place < thought_count[:, None])
     return ids, count, thought, thought_count, answer
+
+
+def _intent(session: Session, turn: int, tokenizer, slots: Slots, repeat: float) -> str:
+    """The intent taught before a turn. A `repeat` share of turns, always the same ones, teach the instruction itself where it has room."""
+    taught = session.turns[turn]
+    drawn = zlib.crc32(f"{session.id} {turn}".encode()) / 2**32
+    room = min(slots.intent - 1, slots.later - 2)
+    fits = len(tokenizer.encode(in_context_cot.answer(taught.instruction))) <= room
+    return taught.instruction if drawn < repeat and fits else taught.intent

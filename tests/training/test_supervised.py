@@ -31,9 +31,9 @@ def taught_samples() -> list[Sample]:
     return made
 
 
-def _teach(samples):
+def _teach(samples, **more):
     latents = np.zeros((len(samples), TURNS + 1, 6, 64), np.float32)
-    return supervised.teach(samples, latents, tokenizer=WORDS, slots=SLOTS, prompt=PROMPT)
+    return supervised.teach(samples, latents, tokenizer=WORDS, slots=SLOTS, prompt=PROMPT, **more)
 
 
 def test_pictures_are_conditioned_on_the_first_instruction_and_then_on_the_intents():
@@ -66,6 +66,31 @@ def test_turn_0_learns_to_describe_the_source_where_a_caption_says_how():
     question = [WORDS.bos, *WORDS.encode(supervised.CAPTION_QUESTION), WORDS.eos, WORDS.bos]
     assert first[: len(question)].tolist() == question
     assert first[np.asarray(lecture.answer)[1, 0]].tolist() == [*WORDS.encode("red box"), WORDS.eos]
+
+
+@pytest.mark.parametrize("share, taught", [(0.0, "intent"), (1.0, "instruction")])
+def test_a_share_of_later_turns_teaches_the_instruction_as_it_was_said(share, taught):
+    samples = taught_samples()
+    lecture = _teach(samples, repeat=share)
+    for row, sample in enumerate(samples):
+        text = getattr(sample.session.turns[1], taught)
+        spoken = np.asarray(lecture.instruction)[row, 1, : int(lecture.instruction_count[row, 1])].tolist()
+        assert spoken == [WORDS.bos, *WORDS.encode(text), WORDS.eos]
+        thought = np.asarray(lecture.thought)[row, 1][np.asarray(lecture.answer)[row, 1]].tolist()
+        assert thought == [*WORDS.encode(in_context_cot.answer(text)), WORDS.eos]
+    with pytest.raises(ValueError, match="repeat is 1.5"):
+        SupervisedConfig(repeat=1.5)
+
+
+def test_the_turns_that_repeat_their_instruction_stay_the_same_and_come_in_that_share():
+    session = taught_samples()[1].session
+    told = [
+        supervised._intent(dataclasses.replace(session, id=f"s{i}"), 1, WORDS, SLOTS, 0.6) == session.turns[1].instruction
+        for i in range(2000)
+    ]
+    assert 0.57 < np.mean(told) < 0.63
+    crowded = dataclasses.replace(session.turns[1], instruction="up " * SLOTS.intent)
+    assert supervised._intent(dataclasses.replace(session, turns=(session.turns[0], crowded)), 1, WORDS, SLOTS, 1.0) == "move up"
 
 
 def test_the_question_before_the_answer_is_the_one_that_play_asks():
