@@ -13,9 +13,9 @@ from editr2_jax import presets
 
 def get_config(variant: str = "laptop"):
     """The run's config. `variant`: laptop or accelerator; another one raises ValueError."""
-    config = presets.autoencoder()
+    config = presets.tabletop(presets.autoencoder())
     config.data.update(sessions=8, remember=True)  # 8 pictures a step
-    config.tabletop.update(train=16000, test=64, size=(48, 48))
+    config.tabletop.update(train=16000, test=64)
     config.optimizer.update(learning_rate=2e-4, weight_decay=0.0, warmup_steps=50, decay_steps=2600)
     config.loop.update(steps=2600, save_every=200, log_every=20, keep=1)
     accelerator = {

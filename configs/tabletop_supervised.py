@@ -13,14 +13,22 @@ step from 600 to 699, 900 to 999 and 1200 to 1299: flow loss 0.177, 0.148, 0.140
 
 from editr2_jax import presets
 
+HABIT = {  # stage 3
+    "supervised.repeat": 0.6,
+    "optimizer.learning_rate": 2.8e-3,
+    "optimizer.warmup_steps": 20,
+    "optimizer.decay_steps": 1000,
+    "loop.steps": 1000,
+}
+
 
 def get_config(variant: str = "laptop"):
-    """The run's config. `variant`: laptop or accelerator; another one raises ValueError."""
+    """The run's config. `variant`: laptop, accelerator or habit; another one raises ValueError."""
     config = presets.tabletop(presets.supervised())
     config.data.sessions = 8
     config.supervised.update(draws=4, drop_pictures=0.0, text_share=0.5)  # an image scale of 1, as in play, never asks for that branch
     config.optimizer.update(name="muon", learning_rate=6e-3, weight_decay=0.01, warmup_steps=100, decay_steps=7000)
     config.model.remat = True  # on a CPU, too, computing again is quicker than fetching what was kept
-    config.loop.update(steps=7000, save_every=100, log_every=10, keep=1)
-    accelerator = {"data.sessions": 256, "loop.steps": 16000, "optimizer.decay_steps": 16000}
-    return presets.on(config, variant, {"laptop": {}, "accelerator": accelerator})
+    config.loop.update(steps=3600, save_every=100, log_every=10, keep=1)
+    accelerator = {"data.sessions": 256, "loop.steps": 16000, "optimizer.decay_steps": 20000}
+    return presets.on(config, variant, {"laptop": {}, "accelerator": accelerator, "habit": HABIT})

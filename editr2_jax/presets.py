@@ -85,7 +85,8 @@ def edit_r2() -> ConfigDict:
 
 
 def tabletop(config: ConfigDict) -> ConfigDict:
-    """What suits the shipped tiny base: short questions in the words it knows, few denoising steps, mild guidance."""
+    """What suits the shipped tiny base: its pictures' size, short questions in the words it knows, few denoising steps, mild guidance."""
+    config.tabletop.size = (48, 48)
     config.rollout.prompt.update(system="Resolve.", question="{history} Now: {instruction}", entry="{number}. {instruction}")
     config.rollout.slots.update(instruction=72, later=36, system=6, question=124, intent=24)
     config.rollout.flow.update(grid_points=9, text_scale=2.0, image_scale=1.0)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes a tiny base for the embedded world: fresh weights, autoencoder, supervised training, export in the official layout. Run again, it resumes.
+# Makes a tiny base for the embedded world: fresh weights, autoencoder, drawing and words, a habit of speech, export in the official layout.
+# Run again, it resumes.
 #   bash launch/tiny_base.sh OUT [VARIANT]        VARIANT: laptop (default) or accelerator
-# OUT/base is the checkpoint; OUT/autoencoder and OUT/supervised are the workdirs with their curves.
+# OUT/base is the checkpoint; OUT/autoencoder, OUT/supervised and OUT/habit are the workdirs with their curves.
 set -euo pipefail
 
 here=$PWD
@@ -20,8 +21,13 @@ if [[ ! -d $out/autoencoded ]]; then
         --config.model.checkpoint="$out/fresh"
     python -m editr2_jax port export --workdir="$out/autoencoder" --out="$out/autoencoded"
 fi
-python -m editr2_jax train --config=configs/tabletop_supervised.py:"$variant" --workdir="$out/supervised" \
-    --config.model.checkpoint="$out/autoencoded" --config.data.path="$out/autoencoder/data"
+if [[ ! -d $out/taught ]]; then
+    python -m editr2_jax train --config=configs/tabletop_supervised.py:"$variant" --workdir="$out/supervised" \
+        --config.model.checkpoint="$out/autoencoded" --config.data.path="$out/autoencoder/data"
+    python -m editr2_jax port export --workdir="$out/supervised" --out="$out/taught"
+fi
+python -m editr2_jax train --config=configs/tabletop_supervised.py:habit --workdir="$out/habit" \
+    --config.model.checkpoint="$out/taught" --config.data.path="$out/autoencoder/data"
 rm -rf "$out/base"
-python -m editr2_jax port export --workdir="$out/supervised" --out="$out/base" --dtype=bfloat16
+python -m editr2_jax port export --workdir="$out/habit" --out="$out/base" --dtype=bfloat16
 echo "base checkpoint: $out/base"

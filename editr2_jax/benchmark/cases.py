@@ -32,7 +32,7 @@ from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
 from editr2_jax.training.train_batch import Credit
 
 SIZES = ("tiny", "mid")
-_SIDE = {"tiny": 64, "mid": 128}  # pixels
+_SIDE = {"tiny": 48, "mid": 128}  # pixels
 
 
 def dialogue(size: str, *, checkpoint: Path | None = None, rank: int = 0) -> Dialogue:

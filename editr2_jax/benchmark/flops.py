@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from editr2_jax.models.bagel import pixels
 from editr2_jax.models.bagel.config import BagelConfig, DecoderConfig
 from editr2_jax.models.bagel.latent_tokens import TIME_CHANNELS
 
@@ -47,7 +46,7 @@ class Dialogue:
     @functools.cached_property
     def patches(self) -> int:
         """ViT tokens of a picture."""
-        width, height = pixels.resize_shape(self.width, self.height, self.config.vit_transform)
+        width, height = self.config.vit_transform.shape(self.width, self.height)
         return (height // self.config.vit.patch) * (width // self.config.vit.patch)
 
     @property

@@ -15,32 +15,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from editr2_jax.resize_rule import ResizeRule
+
 MAX_PIXELS = 100_000_000  # of one file; decoding costs 3 bytes each, and a small file can claim any size
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # decoders that files from outside may reach
-_BAGEL_MAX_PIXELS = 14 * 14 * 9 * 1024  # BAGEL's limit for one resized picture
-
-
-def resize_shape(
-    width: int, height: int, *, max_size: int, min_size: int, stride: int, max_pixels: int = _BAGEL_MAX_PIXELS
-) -> tuple[int, int]:
-    """The (width, height) that BAGEL works at for a picture of this size: MaxLongEdgeMinShortEdgeResize of the official code.
-
-    The long side is at most max_size, the short side at least min_size where that allows it, both are multiples of the stride. Python's
-    rounding (half to even) and the missing square root in the max_pixels correction are BAGEL's, kept on purpose. Raises ValueError for
-    an empty picture.
-    """
-    if width < 1 or height < 1:
-        raise ValueError(f"A picture of {width}x{height} pixels cannot be resized; both sides must be at least 1.")
-
-    def scaled(scale: float) -> tuple[int, int]:
-        return tuple(max(stride, int(round(round(side * scale) / stride) * stride)) for side in (width, height))
-
-    width, height = scaled(max(min(max_size / max(width, height), 1.0), min_size / min(width, height)))
-    if width * height > max_pixels:
-        width, height = scaled(max_pixels / (width * height))
-    if max(width, height) > max_size:
-        width, height = scaled(max_size / max(width, height))
-    return width, height
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +40,8 @@ class Buckets:
     def choose(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) for a picture: the listed shape of the nearest aspect ratio, among equals the nearest in area."""
         if not self.shapes:
-            width, height = resize_shape(width, height, max_size=self.max_size, min_size=self.min_size, stride=self.stride)
-            return height, width
+            rule = ResizeRule(max_size=self.max_size, min_size=self.min_size, stride=self.stride)
+            return rule.shape(width, height)[::-1]
 
         def distance(shape: tuple[int, int]) -> tuple[float, float]:
             aspect = abs(math.log(shape[0] * width) - math.log(shape[1] * height))

@@ -34,7 +34,7 @@ class SupervisedConfig:
     drop_pictures: float = 0.125  # share of rows that learn to draw from instructions alone
     text_weight: float = 0.2
     text_share: float = 0.25  # share of rows whose words are learned in a step; words are learned sooner than pictures
-    repeat: float = 0.0  # share of later turns whose intent is the instruction as it was said: a teacher who does not resolve it
+    repeat: float = 0.0  # share of later turns whose answer repeats the instruction; pictures are drawn from the intent all the same
 
     def __post_init__(self):
         if self.draws < 1:

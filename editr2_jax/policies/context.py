@@ -82,9 +82,7 @@ class Slots:
 
 def picture_slots(model: BagelConfig, height: int, width: int) -> int:
     """Slots of one picture: latent block and ViT block, each between two markers."""
-    from editr2_jax.models.bagel import pixels
-
-    seen_width, seen_height = pixels.resize_shape(width, height, model.vit_transform)
+    seen_width, seen_height = model.vit_transform.shape(width, height)
     latents = (height // model.token_pixels) * (width // model.token_pixels)
     return latents + 2 + (seen_height // model.vit.patch) * (seen_width // model.vit.patch) + 2
 

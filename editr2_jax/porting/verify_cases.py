@@ -378,11 +378,11 @@ def transforms(subject: Subject, case: str) -> Ours:
     args, ours = subject.recorded.args(case), {}
     sizes = subject.recorded[f"{case}.input_sizes"].tolist()
     for rule in args["settings_for_sizes"]:
-        found = [pixels.resize_shape(width, height, rule_of(rule), args["default_max_pixels"]) for width, height in sizes]
+        found = [rule_of(rule).shape(width, height, max_pixels=args["default_max_pixels"]) for width, height in sizes]
         ours[f"{case}.sizes_{'_'.join(map(str, rule))}"] = found
     for i, rule in enumerate(args["small_settings"]):
         image = subject.recorded[f"{case}.image_{i}"]
-        width, height = pixels.resize_shape(image.shape[1], image.shape[0], rule_of(rule))
+        width, height = rule_of(rule).shape(image.shape[1], image.shape[0])
         resized = pixels.resize(jnp.asarray(image), height, width)
         ours |= {f"{case}.resized_u8_{i}": resized, f"{case}.pixels_{i}": _first(pixels.normalise(resized))}
     return ours | {f"{case}.u8_roundtrip": pixels.unit_to_uint8(pixels.to_unit(np.arange(256, dtype=np.uint8)))}

@@ -24,11 +24,12 @@ from jaxtyping import Array, UInt8
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.models.bagel import pixels
 from editr2_jax.models.bagel.bagel import Bagel
-from editr2_jax.models.bagel.config import BagelConfig, ResizeRule
+from editr2_jax.models.bagel.config import BagelConfig
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies.context import Context
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import bagel_weights, safetensors_io
+from editr2_jax.resize_rule import ResizeRule
 
 _QUICK = {"xla_backend_optimization_level": 0}  # a program runs a few times: compiling is what takes the time
 _DECODER = "language_model."  # what the reference model replaces; the projections around it are shared
@@ -155,7 +156,7 @@ class Subject:
 
     def picture(self, picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[Array, "1 H W 3"]:
         """A picture at the size at which the model reads it."""
-        width, height = pixels.resize_shape(picture.shape[1], picture.shape[0], self.config.vae_transform)
+        width, height = self.config.vae_transform.shape(picture.shape[1], picture.shape[0])
         return pixels.resize(jnp.asarray(picture)[None], height, width)
 
 

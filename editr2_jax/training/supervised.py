@@ -133,15 +133,13 @@ def teach(
 def _words(session: Session, tokenizer, slots: Slots, prompt: IntentPrompt, repeat: float) -> tuple[np.ndarray, ...]:
     """Token arrays of one session: instructions [T, Ti] and counts [T]; thoughts [T, X], counts [T], and which tokens answer [T, X]."""
     wrap = lambda text: [tokenizer.bos, *tokenizer.encode(text), tokenizer.eos]  # noqa: E731
-    intents = [_intent(session, t, tokenizer, slots, repeat) for t in range(len(session.turns))]
-    spoken = [wrap(text) for text in (session.turns[0].instruction, *intents[1:])]
+    spoken = [wrap(turn.intent if t else turn.instruction) for t, turn in enumerate(session.turns)]
     for t, tokens in enumerate(spoken):
         pad_tokens([tokens], slots.of_turn(t), what=f"session {session.id}: the instruction of turn {t}")  # refuses what has no room
     texts, thoughts, answers = [turn.instruction for turn in session.turns], [], []
-    for t, intent in enumerate(intents):
+    for t in range(len(texts)):
         asked = (prompt.system, in_context_cot.question(prompt, texts, t)) if t else (CAPTION_QUESTION,)
-        text = in_context_cot.answer(intent) if t else session.caption
-        answer = [*tokenizer.encode(text), tokenizer.eos] if text else []
+        answer = _answer(session, t, tokenizer, slots, repeat)
         answers.append(len(answer))
         thoughts.append([*(token for segment in asked for token in wrap(segment)), tokenizer.bos, *answer] if answer else [])
     ids, count = pad_tokens(spoken, slots.instruction, what=f"session {session.id}: an instruction")
@@ -151,10 +149,16 @@ def _words(session: Session, tokenizer, slots: Slots, prompt: IntentPrompt, repe
     return ids, count, thought, thought_count, answer
 
 
-def _intent(session: Session, turn: int, tokenizer, slots: Slots, repeat: float) -> str:
-    """The intent taught before a turn. A `repeat` share of turns, always the same ones, teach the instruction itself where it has room."""
-    taught = session.turns[turn]
-    drawn = zlib.crc32(f"{session.id} {turn}".encode()) / 2**32
-    room = min(slots.intent - 1, slots.later - 2)
-    fits = len(tokenizer.encode(in_context_cot.answer(taught.instruction))) <= room
-    return taught.instruction if drawn < repeat and fits else taught.intent
+def _answer(session: Session, turn: int, tokenizer, slots: Slots, repeat: float) -> list[int]:
+    """Tokens taught before a turn: the source's caption before turn 0, then the intent. Nothing where there is no caption.
+
+    A `repeat` share of later turns, always the same ones, teaches the instruction as it was said instead, where it has room.
+    """
+    wrap = lambda text: [*tokenizer.encode(text), tokenizer.eos] if text else []  # noqa: E731
+    if turn == 0:
+        return wrap(session.caption)
+    if zlib.crc32(f"{session.id} {turn}".encode()) < repeat * 2**32:
+        said = wrap(in_context_cot.answer(session.turns[turn].instruction))
+        if len(said) <= slots.intent:
+            return said
+    return wrap(in_context_cot.answer(session.turns[turn].intent))

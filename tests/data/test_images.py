@@ -1,4 +1,3 @@
-import bagel_cases as golden
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,22 +6,6 @@ from PIL import Image
 
 from editr2_jax.data import images
 from editr2_jax.data.images import Buckets
-
-
-@pytest.mark.golden
-@pytest.mark.parametrize("setting", [(1024, 512, 16), (980, 224, 14)])
-def test_resize_shape_matches_the_recorded_sizes(setting):
-    max_size, min_size, stride = setting
-    ours = [
-        images.resize_shape(int(w), int(h), max_size=max_size, min_size=min_size, stride=stride) for w, h in golden.get("j.input_sizes")
-    ]
-    golden.check(np.array(ours), "j.sizes_{}_{}_{}".format(*setting))
-
-
-def test_resize_shape_refuses_an_empty_picture():
-    with pytest.raises(ValueError, match="0x5"):
-        images.resize_shape(0, 5, max_size=64, min_size=32, stride=16)
-
 
 FORMATS = [{"format": name} for name in ("PNG", "JPEG", "WEBP", "BMP")]
 sides = st.integers(8, 300)

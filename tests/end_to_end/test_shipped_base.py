@@ -40,7 +40,7 @@ def test_its_tokenizer_knows_the_words_of_the_world(folder, model):
 
 
 def test_its_autoencoder_gives_pictures_back(model):
-    pictures, _ = world.arrays("test", 0, 0, 16, turns=1)
+    pictures, _ = world.arrays("test", 0, 0, 16, turns=1, size=(48, 48))
     wanted = pixels.normalise(jnp.asarray(pictures[:, 0]))
     got = model.vae.decode(model.vae.encode(wanted))
     assert float(jnp.abs(got - wanted).mean()) < 0.06, "of a range of 2"

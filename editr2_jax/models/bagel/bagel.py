@@ -55,7 +55,7 @@ class Bagel(nnx.Module):
 
     def vit_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width at which the ViT sees a picture of this size."""
-        out_width, out_height = pixels.resize_shape(width, height, self.config.vit_transform)
+        out_width, out_height = self.config.vit_transform.shape(width, height)
         return out_height, out_width
 
     # Pictures --------------------------------------------------------------------------------------------------------------------

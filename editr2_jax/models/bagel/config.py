@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from editr2_jax.resize_rule import ResizeRule
+
 _7B_SCALARS = {
     "latent_patch_size": 2,
     "max_latent_size": 64,
@@ -115,15 +117,6 @@ class SpecialTokens:
     eos: int
     image_start: int
     image_end: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ResizeRule:
-    """Sizes a picture may take: longest side at most max_size, shortest at least min_size, both multiples of stride. Pixels."""
-
-    max_size: int
-    min_size: int
-    stride: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,7 +227,7 @@ def tiny() -> BagelConfig:
 
 
 def tabletop() -> BagelConfig:
-    """The size of the shipped base: about 4 million parameters, pictures of 64x64 in 16 latent tokens. Trains and edits on a CPU.
+    """The size of the shipped base: about 4 million parameters, pictures of 48x48 in 9 latent tokens. Trains and edits on a CPU.
 
     The autoencoder has 96 channels where it meets pixels: with 64, its 32 normalisation groups hold two channels each, and of a plain
     background such a group remembers one sign. No residual blocks on the way down: pixels are what costs time.

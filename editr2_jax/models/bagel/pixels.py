@@ -13,33 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from editr2_jax.models.bagel.config import ResizeRule
-
 _FRACTION_BITS = 22  # 32 - 8 bits of a pixel - 2 bits of headroom
 _BICUBIC_SUPPORT, _BICUBIC_A = 2.0, -0.5
-_MAX_PIXELS = 14 * 14 * 9 * 1024  # BAGEL's limit for one picture
-
-
-def resize_shape(width: int, height: int, rule: ResizeRule, max_pixels: int = _MAX_PIXELS) -> tuple[int, int]:
-    """The (width, height) that a picture of this size gets under the rule, in pixels.
-
-    Python's rounding (half to even) and the missing square root in the max_pixels correction are BAGEL's, kept on purpose.
-    Raises ValueError for an empty picture.
-    """
-    if width < 1 or height < 1:
-        raise ValueError(f"A picture of {width}x{height} pixels cannot be resized; both sides must be at least 1.")
-    scale = max(min(rule.max_size / max(width, height), 1.0), rule.min_size / min(width, height))
-    width, height = _scaled(width, height, scale, rule.stride)
-    if width * height > max_pixels:
-        width, height = _scaled(width, height, max_pixels / (width * height), rule.stride)
-    if max(width, height) > rule.max_size:
-        width, height = _scaled(width, height, rule.max_size / max(width, height), rule.stride)
-    return width, height
-
-
-def _scaled(width: int, height: int, scale: float, stride: int) -> tuple[int, int]:
-    width, height = (max(stride, int(round(round(side * scale) / stride) * stride)) for side in (width, height))
-    return width, height
 
 
 def resize(pixels: UInt8[Array, "B H W C"], height: int, width: int) -> UInt8[Array, "B height width C"]:
@@ -131,7 +106,7 @@ def patchify(pictures: Float[Array, "... H W C"], patch: int) -> Float[Array, ".
     """
     *lead, height, width, channels = pictures.shape
     if height % patch or width % patch:
-        raise ValueError(f"A picture of {height}x{width} cannot be cut into patches of {patch}; resize it with resize_shape first.")
+        raise ValueError(f"A picture of {height}x{width} cannot be cut into patches of {patch}; resize it by a ResizeRule first.")
     rows, columns = height // patch, width // patch
     cut = pictures.reshape(*lead, rows, patch, columns, patch, channels)
     return jnp.swapaxes(cut, -4, -3).reshape(*lead, rows * columns, patch * patch * channels)
