@@ -5,7 +5,7 @@ Run by launch/tiny_base.sh, which makes the folder that model.checkpoint names f
 
 Measured at 48x48 pixels, two quiet cores: 0.45 to 0.49 seconds a step of 8 pictures. 1000 steps end at l1 0.04 to 0.05 of a range of 2,
 and ground-truth pictures passed through it score IF 0.85 / 0.82 / 0.78 a turn; 1600 more from there (another run, rate 3e-4) end at 0.032
-and score 0.98 / 0.95 / 0.94. The base that ships has one trained at 64x64: 1500 steps in 22 minutes, l1 0.04, IF 0.99 / 0.98 / 0.95.
+and score 0.98 / 0.95 / 0.94. The base that ships was made by those two runs; one run of 2600 steps at this rate was not tried.
 """
 
 from editr2_jax import presets

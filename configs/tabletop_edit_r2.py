@@ -31,6 +31,6 @@ def get_config(variant: str = "recommended"):
     config.objective.intent.update(clip_low=0.2, clip_high=0.28)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=2)
     config.step.update(updates=1, rows=64)
-    config.loop.update(steps=20, save_every=4, record_every=6, record_groups=2)
+    config.loop.update(steps=16, save_every=4, record_every=5, record_groups=2)
     config.evaluate.update(sessions=256, rows=64)
     return presets.on(config, variant, {"recommended": {}, "reference": REFERENCE})
