@@ -66,6 +66,7 @@ def test_one_pass_sees_what_a_growing_cache_holds():
                     np.testing.assert_allclose(np.sort(a, axis=2), np.sort(b, axis=2), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_row_without_pictures_reads_its_words_alone():
     """As the branch without pictures does: positions count words, and no picture, however it looks, changes what is read."""
     samples, lecture = _taught()

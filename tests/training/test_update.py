@@ -40,6 +40,7 @@ def _gain(state) -> tuple[float, float]:
     return float(np.mean(image - old_image)), float(np.sum(text - old_text)) / tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 @pytest.mark.parametrize("area", ["image", "text"])
 def test_one_update_makes_what_was_worth_it_likelier_and_the_rest_less_likely(area, advantage):
