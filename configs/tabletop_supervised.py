@@ -8,7 +8,8 @@ Stage 2 teaches to draw, to describe the source picture, and to say what an inst
 habit: six of ten answers repeat the instruction instead of resolving it, so that there is something to learn from rewards. Its pictures
 are drawn from the resolved intent all the same.
 
-The base that ships was made so (stage 2 was stopped at step 3609), at 0.83 to 1.0 seconds a step on two cores. Mean of every tenth step:
+The base that ships was made so (stage 2 was stopped at step 3609) on two cores: 0.95 seconds a step in stage 2, 0.84 in stage 3 (medians,
+other work beside them). Mean of every tenth step:
     stage 2, steps  600 to  699   flow loss 0.177   captions 0.91   intents 0.90
             1200 to 1299                 0.140            0.97           0.97
             2000 to 2099                 0.106            0.99           0.97
@@ -24,7 +25,7 @@ with Muon, the mean of every tenth step from 100 to 149, 200 to 249 and 300 to 3
 
 from editr2_jax import presets
 
-HABIT = {  # stage 3
+HABIT = {
     "supervised.repeat": 0.6,
     "optimizer.learning_rate": 2.8e-3,
     "optimizer.warmup_steps": 20,
@@ -33,13 +34,12 @@ HABIT = {  # stage 3
 }
 
 
-def get_config(variant: str = "laptop"):
-    """The run's config. `variant`: laptop, accelerator or habit; another one raises ValueError."""
+def get_config(variant: str = "drawing"):
+    """The run's config. `variant`: drawing (stage 2) or habit (stage 3); another one raises ValueError."""
     config = presets.tabletop(presets.supervised())
     config.data.sessions = 8
     config.supervised.update(draws=4, drop_pictures=0.0, text_share=0.5)  # an image scale of 1, as in play, never asks for that branch
     config.optimizer.update(name="muon", learning_rate=6e-3, weight_decay=0.01, warmup_steps=100, decay_steps=7000)
     config.model.remat = True  # on a CPU, too, computing again is quicker than fetching what was kept
     config.loop.update(steps=3600, save_every=100, log_every=10, keep=1)
-    accelerator = {"data.sessions": 256, "loop.steps": 16000, "optimizer.decay_steps": 20000}
-    return presets.on(config, variant, {"laptop": {}, "accelerator": accelerator, "habit": HABIT})
+    return presets.on(config, variant, {"drawing": {}, "habit": HABIT})

@@ -122,7 +122,6 @@ def autoencoder() -> ConfigDict:
     """The autoencoder on the pictures of ground-truth sessions."""
     config = supervised()
     config.recipe, config.parts = "autoencoder", ("vae",)
-    config.data.remember = True
     return config
 
 

@@ -1,33 +1,34 @@
 #!/usr/bin/env bash
 # Makes a tiny base for the embedded world: fresh weights, autoencoder, drawing and words, a habit of speech, export in the official layout.
 # Run again, it resumes.
-#   bash launch/tiny_base.sh OUT [VARIANT]        VARIANT: laptop (default) or accelerator
+#   bash launch/tiny_base.sh OUT
 # OUT/base is the checkpoint; OUT/autoencoder, OUT/supervised and OUT/habit are the workdirs with their curves.
 set -euo pipefail
 
 here=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-[[ $# -ge 1 ]] || fail "usage: bash launch/tiny_base.sh OUT [VARIANT]"
+[[ $# -eq 1 ]] || fail "usage: bash launch/tiny_base.sh OUT"
 out=$1
 [[ $out == /* ]] || out=$here/$out
-variant=${2:-laptop}
+
+# stage NAME CONFIG FROM TO [FLAGS ...]: trains OUT/NAME from the checkpoint OUT/FROM and exports it as OUT/TO, once.
+stage() {
+    local run=$out/$1 config=$2 from=$out/$3 to=$out/$4
+    [[ ! -d $to ]] || return 0
+    python -m editr2_jax train --config="$config" --workdir="$run" --config.model.checkpoint="$from" "${@:5}"
+    # A run that was asked to stop ends well, too; its weights are not the stage's.
+    local steps
+    steps=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["loop"]["steps"])' "$run/config.json")
+    [[ -d $run/checkpoints/$steps ]] || fail "stage $1 was stopped before its end; the same command goes on with it"
+    python -m editr2_jax port export --workdir="$run" --out="$to" --dtype="${dtype:-float32}"
+}
 
 use_environment cpu
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 cd "$root"
 mkdir -p "$out"
 [[ -d $out/fresh ]] || python -m editr2_jax init --out="$out/fresh"
-if [[ ! -d $out/autoencoded ]]; then
-    python -m editr2_jax train --config=configs/tabletop_autoencoder.py:"$variant" --workdir="$out/autoencoder" \
-        --config.model.checkpoint="$out/fresh"
-    python -m editr2_jax port export --workdir="$out/autoencoder" --out="$out/autoencoded"
-fi
-if [[ ! -d $out/taught ]]; then
-    python -m editr2_jax train --config=configs/tabletop_supervised.py:"$variant" --workdir="$out/supervised" \
-        --config.model.checkpoint="$out/autoencoded" --config.data.path="$out/autoencoder/data"
-    python -m editr2_jax port export --workdir="$out/supervised" --out="$out/taught"
-fi
-python -m editr2_jax train --config=configs/tabletop_supervised.py:habit --workdir="$out/habit" \
-    --config.model.checkpoint="$out/taught" --config.data.path="$out/autoencoder/data"
-rm -rf "$out/base"
-python -m editr2_jax port export --workdir="$out/habit" --out="$out/base" --dtype=bfloat16
+stage autoencoder configs/tabletop_autoencoder.py fresh autoencoded
+stage supervised configs/tabletop_supervised.py autoencoded taught --config.data.path="$out/autoencoder/data"
+dtype=bfloat16 stage habit configs/tabletop_supervised.py:habit taught base --config.data.path="$out/autoencoder/data"
 echo "base checkpoint: $out/base"

@@ -181,8 +181,8 @@ def test_kills_leave_no_trace(small_checkpoint, tmp_path):
 # the other recipes -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_base_is_made_in_two_stages(small_checkpoint, tmp_path):
-    """As launch/tiny_base.sh does: autoencoder, export, supervised training on top of it, export; the result draws."""
+def test_a_base_is_made_in_stages(small_checkpoint, tmp_path):
+    """As launch/tiny_base.sh does, without its last stage: autoencoder, export, supervised training on it, export; the result draws."""
     from editr2_jax.porting import bagel_weights
 
     folder, tensors = small_checkpoint, {}
