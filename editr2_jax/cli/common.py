@@ -157,8 +157,9 @@ def _run(path: Path, variant: str) -> ConfigDict:
     if not path.is_file():
         there = sorted(str(file) for file in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ValueError(f"{path}: there is no such config file{_nearest(str(path), there)}.")
-    search = sys.path
+    search, silent = sys.path, sys.dont_write_bytecode
     sys.path = [str(path.resolve().parent), str(path.resolve().parent.parent), *search]
+    sys.dont_write_bytecode = True  # a config is read where it lies, and leaves nothing there
     try:
         spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
         module = importlib.util.module_from_spec(spec)
@@ -172,7 +173,7 @@ def _run(path: Path, variant: str) -> ConfigDict:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(f"{_place(path, error)}: this config does not load: {kind}{error}") from error
     finally:
-        sys.path = search
+        sys.path, sys.dont_write_bytecode = search, silent
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{path}: get_config returned {type(config).__name__}; it must return an ml_collections.ConfigDict.")
     return config
