@@ -17,6 +17,7 @@ REFERENCE = {
     "objective.intent.clip_low": 1e-5,
     "objective.intent.clip_high": 1e-5,
     "step.updates": 2,
+    "step.rows": 32,  # two batches, one for each update
 }
 
 

@@ -141,6 +141,12 @@ def refuse_contradictions(config) -> None:
         raise ValueError(
             f"data.group is {group} but step.rows is {rows}, and a group is never cut; set step.rows to a multiple of the group size."
         )
+    batches = -(-config.data.sessions // (rows // group))  # of sessions that all have one shape
+    if batches < config.step.updates:
+        raise ValueError(
+            f"step.updates is {config.step.updates}, but {config.data.sessions} sessions of {group} rollouts make {batches} batch(es) of "
+            f"step.rows={rows}, and each update learns from batches of its own; lower step.rows or step.updates."
+        )
     if advantage.filter != "off" and advantage.filter_reward not in config.rewards.use:
         raise ValueError(
             f"advantage.filter is {advantage.filter!r} but the reward it looks at, {advantage.filter_reward!r}, is not in rewards.use; "

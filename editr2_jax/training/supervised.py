@@ -154,11 +154,11 @@ def _answer(session: Session, turn: int, tokenizer, slots: Slots, repeat: float)
 
     A `repeat` share of later turns, always the same ones, teaches the instruction as it was said instead, where it has room.
     """
-    wrap = lambda text: [*tokenizer.encode(text), tokenizer.eos] if text else []  # noqa: E731
+    ended = lambda text: [*tokenizer.encode(text), tokenizer.eos] if text else []  # noqa: E731
     if turn == 0:
-        return wrap(session.caption)
+        return ended(session.caption)
     if zlib.crc32(f"{session.id} {turn}".encode()) < repeat * 2**32:
-        said = wrap(in_context_cot.answer(session.turns[turn].instruction))
+        said = ended(in_context_cot.answer(session.turns[turn].instruction))
         if len(said) <= slots.intent:
             return said
-    return wrap(in_context_cot.answer(session.turns[turn].intent))
+    return ended(in_context_cot.answer(session.turns[turn].intent))
