@@ -14,8 +14,8 @@ REFERENCE = {
     "advantage.filter": "all",
     "advantage.filter_first": False,
     "advantage.learn_from_fallback": True,
-    "objective.intent.clip_low": 1e-5,
-    "objective.intent.clip_high": 1e-5,
+    "objective.intent.grpo.clip_low": 1e-5,
+    "objective.intent.grpo.clip_high": 1e-5,
     "step.updates": 2,
     "step.rows": 32,  # two batches, one for each update
 }
@@ -29,8 +29,9 @@ def get_config(variant: str = "recommended"):
     config.lora.update(rank=16, alpha=32.0)
     config.rollout.kernel.noise_level = 0.9
     config.rollout.update(window_first=1, temperature=0.9)
-    config.objective.image.update(clip_low=2e-4, clip_high=2e-4, kl_weight=0.01)
-    config.objective.intent.update(clip_low=0.2, clip_high=0.28)
+    config.objective.image.update(kl_weight=0.01)
+    config.objective.image.grpo.update(clip_low=2e-4, clip_high=2e-4)
+    config.objective.intent.grpo.update(clip_low=0.2, clip_high=0.28)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=2)
     config.step.update(updates=1, rows=64)
     config.loop.update(steps=16, save_every=4, record_every=5, record_groups=2)

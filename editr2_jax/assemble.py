@@ -27,6 +27,7 @@ from editr2_jax.models.bagel import config as sizes
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.lora import LoraConfig
 from editr2_jax.models.network import Network
+from editr2_jax.objectives import catalogue
 from editr2_jax.objectives.image_objective import ImageObjectiveConfig
 from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
 from editr2_jax.objectives.joint_objective import ObjectiveConfig
@@ -40,12 +41,14 @@ from editr2_jax.rewards.content_consistency import ContentConsistency, ContentCo
 from editr2_jax.rewards.global_awareness import GlobalAwareness
 from editr2_jax.rewards.instruction_following import InstructionFollowing
 from editr2_jax.rewards.suite import Suite
+from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
 from editr2_jax.runtime import keys
 from editr2_jax.tabletop import perception, world
 from editr2_jax.tabletop.perception_answers import TabletopAnswerer
+from editr2_jax.training.state import Averages
 
 T = TypeVar("T")
 ASSETS = Path(__file__).parent / "assets"
@@ -152,17 +155,35 @@ def refuse_contradictions(config) -> None:
             f"advantage.filter is {advantage.filter!r} but the reward it looks at, {advantage.filter_reward!r}, is not in rewards.use; "
             "add it there or set advantage.filter=off."
         )
-    if config.train == "full" and image.weight and image.kl_weight:
+    chosen, kernel = objective(config), config.rollout.kernel.kind
+    if config.train == "full" and chosen.needs_reference:
         raise ValueError(
-            f"objective.image.kl_weight is {image.kl_weight} but train is 'full', which keeps no reference to compare with; "
-            "set objective.image.kl_weight=0 or train=lora."
+            f"the objectives {image.kind!r} and {config.objective.intent.kind!r} with objective.image.kl_weight is {image.kl_weight} and "
+            f"objective.intent.kl_weight is {config.objective.intent.kl_weight} compare with a reference, "
+            "but train is 'full', which keeps none; set objective.image.kl_weight=0 and objective.intent.kl_weight=0, or train=lora."
+        )
+    kernels = getattr(chosen.image.objective, "KERNELS", None)
+    if image.weight and kernels and kernel not in kernels:
+        raise ValueError(
+            f"objective.image.kind={image.kind} compares Gaussian steps, which the kernel {kernel!r} does not draw; "
+            f"set rollout.kernel.kind to one of {', '.join(kernels)}."
         )
 
 
 def objective(config) -> ObjectiveConfig:
-    """The joint objective's settings."""
-    image, intent = config.objective.image, config.objective.intent
-    return ObjectiveConfig(image=settings(ImageObjectiveConfig, image), intent=settings(IntentObjectiveConfig, intent))
+    """The joint objective's settings: of each term what all kinds share, and the chosen kind's own section."""
+    parts = {}
+    for family, cls in (("image", ImageObjectiveConfig), ("intent", IntentObjectiveConfig)):
+        section = dict(config.objective[family])
+        kinds = {kind: section.pop(kind) for kind in catalogue.names(family)}
+        chosen = catalogue.named(family, section["kind"])
+        parts[family] = settings(cls, section, settings=settings(chosen.Config, kinds[section["kind"]]))
+    return ObjectiveConfig(**parts)
+
+
+def averages(config) -> Averages:
+    """The policies that follow the one that learns."""
+    return Averages(old=settings(Schedule, config.old_policy), ema=settings(Schedule, config.ema))
 
 
 def buckets(model_config: sizes.BagelConfig) -> images.Buckets:

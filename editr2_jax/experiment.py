@@ -165,6 +165,7 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
         tokenizer=model.tokenizer,
         frozen=model.frozen,
         seed=config.seed,
+        averages=assemble.averages(config),
         advantage=assemble.settings(AdvantageConfig, config.advantage),
         config=assemble.settings(StepConfig, config.step),
         record=lambda record: _record(config, directory, record),
@@ -189,7 +190,9 @@ def merged(network: Network, weights: Weights):
 
 def arrays_of(state: TrainState) -> dict[str, Any]:
     """What a checkpoint holds, as plain dicts and tuples."""
-    return {"trainable": nnx.to_pure_dict(state.trainable), "moments": jax.tree.leaves(state.moments), "step": state.step}
+    arrays = {"trainable": nnx.to_pure_dict(state.trainable), "moments": jax.tree.leaves(state.moments), "step": state.step}
+    averages = {name: getattr(state, name) for name in ("old", "ema")}
+    return arrays | {name: nnx.to_pure_dict(average) for name, average in averages.items() if average is not None}
 
 
 def resume(checkpoints: Checkpoints, fresh: TrainState) -> TrainState:
@@ -197,10 +200,15 @@ def resume(checkpoints: Checkpoints, fresh: TrainState) -> TrainState:
     if checkpoints.latest_step() is None:
         return fresh
     arrays, _ = checkpoints.restore(arrays_of(fresh))
-    trainable = nnx.merge_state(fresh.trainable)
-    nnx.replace_by_pure_dict(trainable, arrays["trainable"])
     moments = jax.tree.unflatten(jax.tree.structure(fresh.moments), arrays["moments"])
-    return TrainState(trainable=trainable, moments=moments, step=arrays["step"])
+    weights = {name: _filled(getattr(fresh, name), arrays[name]) for name in ("trainable", "old", "ema") if name in arrays}
+    return TrainState(moments=moments, step=arrays["step"], **weights)
+
+
+def _filled(like: nnx.State, arrays: dict[str, Any]) -> nnx.State:
+    state = nnx.merge_state(like)
+    nnx.replace_by_pure_dict(state, arrays)
+    return state
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, config) -> None:
@@ -228,7 +236,7 @@ class _Evaluations:
         folder = self._directory / "eval" / str(int(state.step))
         if (folder / tables.SUMMARY).exists():
             return None
-        weights = Weights(trainable=state.trainable, frozen=self._model.frozen)
+        weights = Weights(trainable=state.shown, frozen=self._model.frozen)
         with assemble.suite(self._config, lambda: merged(self._model.network, weights)) as suite:
             outcome = runner.play(
                 self._player,
@@ -252,7 +260,7 @@ def evaluate(config, directory: Path, *, checkpoints_of: Path | None, say: Say) 
     model = assemble.model(config)
     data = assemble.data_folder(config, directory, say=say)
     if checkpoints_of is None:
-        state = states.create(model.trainable, assemble.settings(OptimizerConfig, config.optimizer).build())
+        state = states.create(model.trainable, assemble.settings(OptimizerConfig, config.optimizer).build(), assemble.averages(config))
     else:
         state = last_state(config, model, checkpoints_of)
     summary = _Evaluations(config, directory, model, assemble.player(config, model.network).quiet(), data, say)(state)
@@ -272,7 +280,7 @@ def edit(config, *, image: str, instructions: Sequence[str], out: Path, run: Pat
         config.model.checkpoint = checkpoint or config.model.checkpoint
     picture, folder = images.read_picture(image), workdir.writable(out, flag="--out")
     model = assemble.model(config)
-    weights = model.weights if run is None else Weights(trainable=last_state(config, model, run).trainable, frozen=model.frozen)
+    weights = model.weights if run is None else Weights(trainable=last_state(config, model, run).shown, frozen=model.frozen)
     picture = images.fit(picture, assemble.buckets(model.config).choose(*picture.shape[:2]))
     sample = Sample(session=by_hand(image, instructions), picture=picture)
     player = assemble.player(config, model.network).quiet()
@@ -307,7 +315,7 @@ def last_state(config, model: Model, run: Path) -> TrainState:
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
-        return resume(checkpoints, states.create(model.trainable, optimizer))
+        return resume(checkpoints, states.create(model.trainable, optimizer, assemble.averages(config)))
 
 
 # Out again -----------------------------------------------------------------------------------------------------------------------
@@ -317,7 +325,7 @@ def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | 
     """Writes the last checkpoint of a run as a PyTorch folder: whole (adapters folded in, tokenizer beside it) or the adapter alone."""
     model = assemble.model(config)
     state = last_state(config, model, run)
-    whole = merged(model.network, Weights(trainable=state.trainable, frozen=model.frozen))
+    whole = merged(model.network, Weights(trainable=state.shown, frozen=model.frozen))
     if config.recipe == "autoencoder" and not adapter:
         whole = calibrated(whole, config, assemble.data_folder(config, run))
     if dtype is not None and not adapter:

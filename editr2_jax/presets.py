@@ -14,12 +14,14 @@ from ml_collections import ConfigDict
 from editr2_jax.evaluation.runner import EvaluationConfig
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.models.lora import LoraConfig
+from editr2_jax.objectives import catalogue
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.image_objective import ImageObjectiveConfig
 from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
 from editr2_jax.objectives.supervised_objective import SupervisedConfig
 from editr2_jax.policies.context import Slots
 from editr2_jax.policies.image_policy import FlowConfig
+from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.training.edit_r2 import StepConfig
 from editr2_jax.training.loop import LoopConfig
@@ -73,7 +75,9 @@ def edit_r2() -> ConfigDict:
                 "max_error_share": 0.05,
             },
             "advantage": _section(AdvantageConfig),
-            "objective": {"image": _section(ImageObjectiveConfig), "intent": _section(IntentObjectiveConfig)},
+            "objective": {"image": _objective("image", ImageObjectiveConfig), "intent": _objective("intent", IntentObjectiveConfig)},
+            "old_policy": _section(Schedule),
+            "ema": _section(Schedule),
             "optimizer": _section(OptimizerConfig),
             "step": _section(StepConfig),
             "supervised": _section(SupervisedConfig),
@@ -123,6 +127,12 @@ def autoencoder() -> ConfigDict:
     config = supervised()
     config.recipe, config.parts = "autoencoder", ("vae",)
     return config
+
+
+def _objective(family: str, cls: type) -> dict[str, Any]:
+    """A term's section: what its kinds share, and one section per kind under its name."""
+    kinds = {kind: _section(catalogue.named(family, kind).Config) for kind in catalogue.names(family)}
+    return {**_section(cls, without=("settings",)), **kinds}
 
 
 def _section(cls: type, *, without: tuple[str, ...] = (), **values: Any) -> dict[str, Any]:

@@ -231,15 +231,19 @@ def lesson(advantage: float = 1.0, **changes) -> Lesson:
     image, text = asked()
     worth, counts = np.full(image.shape[:2], advantage, np.float32), np.ones(image.shape[:2], bool)
     old = {"image_log_prob": image, "intent_log_prob": text}
-    credit = {"image_advantage": worth, "text_advantage": worth, "image_mask": counts, "text_mask": counts}
-    return Lesson(**jax.tree.map(jnp.asarray, old | credit | changes))
+    credit = {"image_advantage": worth, "text_advantage": worth, "image_mask": counts, "text_mask": counts, "reward": worth}
+    tokens = np.asarray(rollout().played.intent_count)
+    weight = {"image_weight": np.ones_like(worth), "token_weight": np.repeat((1 / np.maximum(tokens, 1))[:, :, None], text.shape[2], 2)}
+    keys = jax.random.split(jax.random.key(0), 2 * len(worth))
+    drawn = {"group_keys": keys[np.repeat(np.arange(len(GROUPS)), MEMBERS)], "member_keys": keys[len(worth) :]}
+    return Lesson(**jax.tree.map(jnp.asarray, old | credit | weight | changes), **drawn)
 
 
 def gradients(lesson_: Lesson, *, weights: Weights | None = None, played=None, rollouts: float | None = None):
     """(gradients, loss, metrics) of one chunk: the pass that an update compiles."""
     played = rollout().played if played is None else played
     n = played.step.shape[0] if rollouts is None else rollouts
-    return updater()._gradients(weights or moved(), played, lesson_, jnp.float32(n))
+    return updater()._gradients(weights or moved(), None, played, lesson_, jnp.float32(n))
 
 
 def size_of(tree) -> float:

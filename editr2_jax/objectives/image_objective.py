@@ -1,93 +1,101 @@
-"""The image term: clipped surrogate over stochastic denoising steps, with a KL to the frozen reference.
+"""The image term: an objective of `objectives/image` over the passes of a turn, with a KL to the frozen reference.
 
-For one row and one step of its window:  max(-A r, -A clip(r, 1 - low, 1 + high)) + weight * KL,  r = exp(log_prob - old_log_prob),
-A clipped to +-advantage_clip. log_prob is the mean over the picture's numbers, which is why the clip widths are tiny.
-Source: Edit-R2's learning step (golden cases i1 .. i6), Flow-GRPO.
+    value = loss + kl_weight KL        for every row of one pass
+
+A pass is one stochastic step of the turn's window, or one point of the path to the turn's picture: the objective says which.
+The policy's velocity is the guided one, in sampling and in the loss, unless `guided` is off. Source: Edit-R2, Flow-GRPO, DiffusionNFT.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any
 
-import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from editr2_jax.flow import transition
-from editr2_jax.models.bagel.bagel import Bagel
-from editr2_jax.policies import image_policy
-from editr2_jax.policies.context import Context, Sight
-from editr2_jax.policies.image_policy import FlowConfig
-from editr2_jax.rl import clipped_surrogate, divergence
+from editr2_jax.flow import training_times
+from editr2_jax.objectives import catalogue
+from editr2_jax.objectives.image import grpo
+from editr2_jax.objectives.points import Path, Velocities, Window
+from editr2_jax.policies.dialogue import PolicyConfig
+from editr2_jax.rl import divergence
 
 KL_FORMS = ("latent", "exact", "velocity")
+CONTEXTS = ("policy", "rebuilt")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageObjectiveConfig:
-    """Settings of the image term."""
+    """Settings of the image term that do not belong to one objective."""
 
-    weight: float = 1.0
-    clip_low: float = 1e-5
-    clip_high: float = 1e-5
-    advantage_clip: float = 5.0
+    kind: str = "grpo"  # a file in objectives/image
+    weight: float = 1.0  # 0 leaves the term out of the computation
+    guided: bool = True  # False: the loss asks for the velocity without guidance, one branch instead of up to three
     kl_weight: float = 0.01  # 0 leaves the reference out of the computation
     kl: str = "latent"  # latent: as published, without 1/dt; exact: between the Gaussians; velocity
+    reference_context: str = "policy"  # what the reference looks at: the policy's contexts (as published), or its own, "rebuilt"
+    draws: int = 2  # points of the path per picture, where the objective has no window
+    times: str = "grid"  # where on the path: see flow/training_times
+    settings: Any = grpo.Config()  # of the kind
 
     def __post_init__(self):
-        if self.kl not in KL_FORMS:
-            raise ValueError(f"ImageObjectiveConfig.kl is {self.kl!r}; choose one of {', '.join(KL_FORMS)}.")
+        for name, known in (("kl", KL_FORMS), ("reference_context", CONTEXTS), ("times", training_times.TIMES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"ImageObjectiveConfig.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")
+        if self.weighs_kl and self.kl != "velocity" and not self.replays:
+            raise ValueError(
+                f"objective.image.kl is {self.kl!r}, which compares transitions, but {self.kind!r} looks at the path and has none; "
+                "set objective.image.kl=velocity."
+            )
+
+    @property
+    def objective(self) -> ModuleType:
+        return catalogue.named("image", self.kind)
+
+    @property
+    def replays(self) -> bool:
+        """Whether the objective scores the sampler's own steps, and so needs their log-probabilities."""
+        return self.objective.POINTS is Window
+
+    @property
+    def weighs_kl(self) -> bool:
+        """Whether the KL is part of the term; a weight that is an array always counts."""
+        return not isinstance(self.kl_weight, float | int) or self.kl_weight > 0
+
+    @property
+    def needs_reference(self) -> bool:
+        return bool(self.weight) and (self.weighs_kl or "reference" in self.objective.NEEDS)
+
+    @property
+    def needs_old(self) -> bool:
+        return bool(self.weight) and "old" in self.objective.NEEDS
+
+    def passes(self, window: int) -> int:
+        """Passes of a turn, given the number of its stochastic steps."""
+        return window if self.replays else self.draws
+
+    def policy(self, policy: PolicyConfig) -> PolicyConfig:
+        """The policy as the loss asks it."""
+        if self.guided:
+            return policy
+        return dataclasses.replace(policy, flow=dataclasses.replace(policy.flow, text_scale=1.0, image_scale=1.0))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StoredStep:
-    """One stochastic step of every row, as it was drawn."""
-
-    x: Float[Array, "B L C"]
-    x_next: Float[Array, "B L C"]
-    step: Int[Array, "B"]  # index on the time grid
-    old_log_prob: Float[Array, "B"]
-    advantage: Float[Array, "B"]
+def terms(at: Window | Path, v: Velocities, config: ImageObjectiveConfig) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B"]]]:
+    """The image term of every row at one point, and statistics per row. Without a KL weight `v.reference` is looked at only by the kind."""
+    out = config.objective.loss(at, v, config.settings)
+    if not config.weighs_kl:
+        return out.value, out.statistics
+    distance = kl(config.kl, at, v.policy, v.reference)
+    return out.value + config.kl_weight * distance, out.statistics | {"kl": distance}
 
 
-class Terms(NamedTuple):
-    """Per row; not yet weighted, masked or averaged."""
-
-    surrogate: clipped_surrogate.Surrogate
-    kl: Float[Array, "B"] | None
-    density: transition.Density
-
-
-def terms(
-    model: Bagel,
-    context: Context,
-    seen: Sight,
-    stored: StoredStep,
-    *,
-    reference_velocity: Float[Array, "B L C"] | None,
-    config: ImageObjectiveConfig,
-    flow: FlowConfig,
-    size: tuple[int, int],
-    scratch: int = 0,
-) -> Terms:
-    """The parts of the image term of every row for one step. `reference_velocity` is a constant; None leaves the KL out."""
-    density, v = image_policy.log_prob(model, context, seen, stored.x, stored.x_next, stored.step, flow=flow, size=size, scratch=scratch)
-    clipped = clipped_surrogate.surrogate(
-        density.log_prob,
-        stored.old_log_prob,
-        stored.advantage,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        advantage_clip=config.advantage_clip,
-    )
-    kl = None
-    if reference_velocity is not None:
-        v_ref = jax.lax.stop_gradient(reference_velocity)
-        reference = image_policy.transition_density(flow, v_ref, stored.x, stored.x_next, stored.step)
-        kl = {
-            "latent": lambda: divergence.latent(density.mean, reference.mean, density.sigma),
-            "exact": lambda: divergence.exact(density.mean, reference.mean, density.std),
-            "velocity": lambda: divergence.velocity(v, v_ref),
-        }[config.kl]()
-    return Terms(surrogate=clipped, kl=kl, density=density)
+def kl(form: str, at: Window | Path, v: Float[Array, "B L C"], v_reference: Float[Array, "B L C"]) -> Float[Array, "B"]:
+    """The distance to the reference at a point, in one of KL_FORMS; the reference is a constant."""
+    if form == "velocity":
+        return divergence.velocity(v, v_reference)
+    ours, reference = at.density(v), at.density(v_reference)
+    if form == "exact":
+        return divergence.exact(ours.mean, reference.mean, ours.std)
+    return divergence.latent(ours.mean, reference.mean, ours.sigma)

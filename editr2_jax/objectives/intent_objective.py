@@ -1,65 +1,73 @@
-"""The intent term: clipped surrogate over the tokens of a written intent. Letters: B rows, K tokens.
+"""The intent term: an objective of `objectives/intent` over the tokens of a written intent, reduced to a row. Letters: B rows, K tokens.
 
-    l = (1/n) sum_i max(-A r_i, -A clip(r_i, 1 - low, 1 + high)),   r_i = exp(log_prob_i - old_log_prob_i)
+    value = sum_k weight_k (loss_k + kl_weight KL_k)
 
-A is the advantage of the turn whose picture the intent led to. A sequence without tokens contributes 0, never NaN.
-Source: Edit-R2's text loss (golden case i1, group text_grpo).
+weight_k is the reduction's (see rl/reductions), times the correction for a sampler that is another program, where that is on. The advantage
+is that of the turn whose picture the intent led to. A sequence without tokens contributes 0, never NaN. Source: Edit-R2, Tunix.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from editr2_jax.models.bagel.bagel import Bagel
-from editr2_jax.models.kv_cache import KVCache
-from editr2_jax.policies import intent_policy
-from editr2_jax.rl import clipped_surrogate, reductions
+from editr2_jax.objectives import catalogue
+from editr2_jax.objectives.intent import grpo
+from editr2_jax.objectives.points import Tokens
+from editr2_jax.rl import divergence, reductions
+
+KL_FORMS = {"k2": divergence.k2, "k3": divergence.k3}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IntentObjectiveConfig:
-    """Settings of the intent term."""
+    """Settings of the intent term that do not belong to one objective."""
 
-    weight: float = 1.0
-    clip_low: float = 1e-5
-    clip_high: float = 1e-5
-    advantage_clip: float = 0.0  # 0 leaves the advantage as it is, as the reference does
+    kind: str = "grpo"  # a file in objectives/intent
+    weight: float = 1.0  # 0 leaves the term out of the computation
+    reduction: str = "sequence_mean"  # see rl/reductions
+    kl_weight: float = 0.0  # 0 leaves the reference out of the computation
+    kl: str = "k3"  # k2: gradient of KL(policy, reference); k3: of KL(reference, policy). k1 is told, and has no gradient
+    mismatch_cap: float = 0.0  # limit on the weights of rl/sampler_mismatch; 0 uses none
+    settings: Any = grpo.Config()  # of the kind
 
+    def __post_init__(self):
+        if self.kl == "k1":
+            raise ValueError(
+                "objective.intent.kl is 'k1', whose expected gradient on the policy's own tokens is zero: it would not regularise. "
+                "It is logged as intent/k1; for the loss choose k2, which has the gradient that k1 lacks, or k3."
+            )
+        for name, known in (("kl", KL_FORMS), ("reduction", reductions.REDUCTIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"IntentObjectiveConfig.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")
 
-class Terms(NamedTuple):
-    """Per row, and per token where it says so."""
+    @property
+    def objective(self) -> ModuleType:
+        return catalogue.named("intent", self.kind)
 
-    loss: Float[Array, "B"]
-    surrogate: clipped_surrogate.Surrogate  # per token
-    log_prob: Float[Array, "B K"]
-    real: Bool[Array, "B K"]
+    @property
+    def needs_reference(self) -> bool:
+        return bool(self.weight) and self.kl_weight > 0
 
 
 def terms(
-    model: Bagel,
-    cache: KVCache,
-    tokens: Int[Array, "B K"],
-    count: Int[Array, "B"],
-    *,
-    old_log_prob: Float[Array, "B K"],
-    advantage: Float[Array, "B"],
-    temperature: float,
+    tokens: Tokens,
+    weight: Float[Array, "B K"],
+    reference_log_prob: Float[Array, "B K"] | None,
     config: IntentObjectiveConfig,
-) -> Terms:
-    """The intent term of every row; `cache` is the dialogue followed by the question."""
-    log_prob, _ = intent_policy.log_prob(model, cache, tokens, count, temperature=temperature)
-    real = jnp.arange(tokens.shape[1]) < count[:, None]
-    clipped = clipped_surrogate.surrogate(
-        log_prob,
-        old_log_prob,
-        advantage,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        advantage_clip=config.advantage_clip or None,
-        mask=real,
-    )
-    return Terms(loss=reductions.mean_per_row(clipped.loss, real), surrogate=clipped, log_prob=log_prob, real=real)
+) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B K"]]]:
+    """The intent term of every row, and statistics per token. Without `reference_log_prob` there is no KL."""
+    out = config.objective.loss(tokens, config.settings)
+    value, statistics = out.value, out.statistics
+    if reference_log_prob is not None:
+        pair = (jnp.where(tokens.mask, x, 0.0) for x in (tokens.log_prob, reference_log_prob))
+        ours, reference = pair
+        value = value + config.kl_weight * KL_FORMS[config.kl](ours, reference)
+        fixed = jax.lax.stop_gradient(ours)
+        statistics = statistics | {name: getattr(divergence, name)(fixed, reference) for name in ("k1", "k2", "k3")}
+    return reductions.sum_per_row(jax.lax.stop_gradient(weight) * value, tokens.mask), statistics

@@ -1,10 +1,10 @@
 """The joint objective: one loss over the words a model thinks and the pictures it draws.
 
-    L = 1/(n T W) sum over rollouts b, turns t of  [ sum_w image_mask (surrogate_w + kl_weight KL_w)  +  text_mask text_weight text ]
+    L = 1/(n T W) sum over rollouts b, turns t of  [ sum_w image_mask (image_w + kl_weight KL_w)  +  text_mask text_weight text ]
 
-Letters: B rows of a chunk, n rollouts of the whole update, T turns, W stochastic steps, K intent tokens.
-Contexts are read again under the current weights without gradient, as in Edit-R2: the image loss does not train context encoding. The
-reference velocity is computed on the policy's contexts. Source: Edit-R2 (golden cases i1 .. i6, group joint_grpo).
+Letters: B rows of a chunk, n rollouts of the whole update, T turns, W passes over a picture (stochastic steps, or points of the path), K
+intent tokens. Any image objective meets any intent objective here. Contexts are read again without gradient, as in Edit-R2: the image loss
+does not train context encoding. Source: Edit-R2 (golden cases i1 .. i6, group joint_grpo).
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from editr2_jax.flow import training_times
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.objectives import image_objective, intent_objective
-from editr2_jax.objectives.image_objective import ImageObjectiveConfig, StoredStep
+from editr2_jax.objectives.image_objective import ImageObjectiveConfig
 from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
+from editr2_jax.objectives.points import Path, Tokens, Velocities, Window
 from editr2_jax.policies import dialogue, image_policy, intent_policy
 from editr2_jax.policies.context import Sight
 from editr2_jax.policies.dialogue import Played, PolicyConfig, Replay
-from editr2_jax.rl import joint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,10 @@ class ObjectiveConfig:
 
     image: ImageObjectiveConfig = ImageObjectiveConfig()
     intent: IntentObjectiveConfig = IntentObjectiveConfig()
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.image.needs_reference or self.intent.needs_reference
 
 
 @jax.tree_util.register_dataclass
@@ -45,8 +50,13 @@ class Lesson:
     intent_log_prob: Float[Array, "B T K"]
     image_advantage: Float[Array, "B T"]
     text_advantage: Float[Array, "B T"]  # differs from the picture's where the filter spares the words
+    reward: Float[Array, "B T"]
     image_mask: Bool[Array, "B T"]
     text_mask: Bool[Array, "B T"]
+    image_weight: Float[Array, "B T"]
+    token_weight: Float[Array, "B T K"]  # of the reduction over tokens, and whatever else weighs them
+    group_keys: PRNGKeyArray  # [B]: randomness of the objective, shared by a group
+    member_keys: PRNGKeyArray  # [B]: and each member's own
 
 
 def gradients(
@@ -59,17 +69,24 @@ def gradients(
     rollouts: float,
     objective: ObjectiveConfig,
     policy: PolicyConfig,
+    behaviour: Any = None,
 ) -> tuple[Any, Float[Array, ""], dict[str, Array]]:
     """Gradient of a chunk's loss with respect to `trainable`, the loss, and metrics; `policy_of` makes the model of some `trainable`.
 
-    `rollouts` is n, so chunks of one update add up. Without `reference` there is no KL term. Each pass over (turn, step) is differentiated
-    on its own and added up: the gradient of the whole scan would be the same, but would run every pass forward twice.
+    `rollouts` is n, so chunks of one update add up. `reference` may be None where no term needs it. `behaviour` is the trainable part of
+    the policy that played; None says that it is `trainable` itself, which spares a pass. Each pass is differentiated on its own and added
+    up: the gradient of the whole scan would be the same, but would run every pass forward twice.
     """
-    turns, window = played.step.shape[1:]
-    share = 1 / (rollouts * turns * window)
-    model = policy_of(jax.lax.stop_gradient(trainable))
+    turns = played.step.shape[1]
     total, metrics, summed = jnp.float32(0), {}, jax.tree.map(jnp.zeros_like, trainable)
-    for term in _terms(model, reference, played, lesson, objective, policy):
+    frozen = jax.lax.stop_gradient(trainable)
+    models = _Models(
+        policy=policy_of(frozen),
+        reference=reference,
+        old=None if behaviour is None else policy_of(jax.lax.stop_gradient(behaviour)),
+    )
+    share = 1 / (rollouts * turns * max(objective.image.passes(played.step.shape[2]), 1))
+    for term in _terms(models, played, lesson, objective, policy):
         scale = term.weight * share
 
         def add_pass(carry, x, term=term, scale=scale):
@@ -86,6 +103,23 @@ def gradients(
 
 
 @dataclasses.dataclass(frozen=True)
+class _Models:
+    """The policies of one gradient, none of which receives it."""
+
+    policy: Bagel
+    reference: Bagel | None
+    old: Bagel | None  # None: the policy itself
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fixed:
+    """A policy that does not learn, and the contexts it looks at."""
+
+    model: Bagel
+    replay: Replay
+
+
+@dataclasses.dataclass(frozen=True)
 class _Term:
     """A term of the objective: a sum over passes, each of them one turn (and step) of all rows."""
 
@@ -95,15 +129,23 @@ class _Term:
     passes: Any  # what distinguishes the passes, stacked
 
 
-def _terms(model: Bagel, reference: Bagel | None, played: Played, lesson: Lesson, objective: ObjectiveConfig, policy: PolicyConfig):
-    """The terms with a weight, over contexts that `model` reads once for all of them."""
-    replay = jax.lax.stop_gradient(dialogue.replay(model, played.script, policy.slots))
+def _terms(models: _Models, played: Played, lesson: Lesson, objective: ObjectiveConfig, policy: PolicyConfig) -> list[_Term]:
+    """The terms with a weight, over contexts that every model reads once for all of them."""
+    read = lambda model: jax.lax.stop_gradient(dialogue.replay(model, played.script, policy.slots))  # noqa: E731
+    replay = read(models.policy)
+    reference = old = None
+    if objective.needs_reference:
+        reference = _Fixed(models.reference, read(models.reference) if objective.image.reference_context == "rebuilt" else replay)
+    if objective.image.needs_old and models.old is not None:
+        old = _Fixed(models.old, read(models.old))
     turns, window = played.step.shape[1:]
     terms = []
     if objective.image.weight:
-        terms.append(_image_term(reference, replay, played, lesson, objective.image, policy, _each(turns, window)))
+        passes = _each(turns, objective.image.passes(window))
+        terms.append(_image_term(replay, reference, old, played, lesson, objective.image, objective.image.policy(policy), passes))
     if objective.intent.weight and turns > 1:
-        terms.append(_intent_term(replay, played, lesson, objective.intent, policy, jnp.arange(1, turns)))
+        fixed = reference if objective.intent.needs_reference else None
+        terms.append(_intent_term(replay, fixed, played, lesson, objective.intent, policy, jnp.arange(1, turns)))
     return terms
 
 
@@ -121,8 +163,10 @@ def log_probs(model: Bagel, played: Played, *, policy: PolicyConfig) -> tuple[Fl
         return None, intent_policy.log_prob(model, cache, tokens, count, temperature=policy.temperature)[0]
 
     rows, turns, window = played.step.shape
-    _, images = jax.lax.scan(image, None, _each(turns, window))
-    pictures = images.reshape(turns, window, rows).transpose(2, 0, 1)
+    pictures = jnp.zeros((rows, turns, window), jnp.float32)
+    if window:
+        _, images = jax.lax.scan(image, None, _each(turns, window))
+        pictures = images.reshape(turns, window, rows).transpose(2, 0, 1)
     words = jnp.zeros((rows, turns, played.intent.shape[2]), jnp.float32)
     if turns > 1:
         _, later = jax.lax.scan(intent, None, jnp.arange(1, turns))
@@ -130,50 +174,85 @@ def log_probs(model: Bagel, played: Played, *, policy: PolicyConfig) -> tuple[Fl
     return pictures, words
 
 
-def _image_term(reference, replay, played, lesson, config: ImageObjectiveConfig, policy: PolicyConfig, passes) -> _Term:
-    """Surrogate and KL of one stochastic step of one turn, summed over rows."""
+def _image_term(replay, reference, old, played, lesson, config: ImageObjectiveConfig, policy: PolicyConfig, passes) -> _Term:
+    """One pass over the pictures of one turn, summed over rows."""
     common = _flow(played, policy)
 
     def one_pass(model: Bagel, turn_and_slot):
-        """Value [] and statistics of turn `turn`, stochastic step `slot`."""
+        """Value [] and statistics of turn `turn`, pass `slot`."""
         turn, slot = turn_and_slot
-        (x, x_next, step), seen = _stored(played, replay, turn, slot)
-        mask = lesson.image_mask[:, turn]
-        x, x_next, old, advantage = _behind(mask, (x, x_next, lesson.image_log_prob[:, turn, slot], lesson.image_advantage[:, turn]))
-        stored = StoredStep(x=x, x_next=x_next, step=step, old_log_prob=old, advantage=advantage)
-        v_ref = None
-        if reference is not None:
-            v_ref = image_policy.guided_velocity(reference, replay.context, seen, x, policy.flow.grid()[step], **common)
-        part = image_objective.terms(model, replay.context, seen, stored, reference_velocity=v_ref, config=config, **common)
-        combined = joint.combine(
-            part.surrogate.loss[:, None],
-            None if part.kl is None else part.kl[:, None],
-            None,
-            image_mask=mask,
-            text_mask=mask,
-            kl_weight=config.kl_weight,
-        )
-        return combined.total.sum(), _statistics(part.surrogate, part.density.log_prob - stored.old_log_prob, mask, part.kl)
+        at = (_window if config.replays else _path)(played, lesson, turn, slot, config, policy)
+
+        def ask(model, replay):
+            seen = jax.tree.map(lambda x: x[turn], replay.drawing)
+            return image_policy.guided_velocity(model, replay.context, seen, at.x, at.t, **common)
+
+        v = ask(model, replay)
+        v_old = v_reference = None
+        if config.needs_old:
+            v_old = jax.lax.stop_gradient(v if old is None else ask(old.model, old.replay))
+        if config.needs_reference:
+            v_reference = jax.lax.stop_gradient(ask(reference.model, reference.replay))
+        value, statistics = image_objective.terms(at, Velocities(v, v_old, v_reference), config)
+        return learned(value, at.mask, lesson.image_weight[:, turn]).sum(), _statistics(statistics, at.mask)
 
     return _Term("image", config.weight, one_pass, passes)
 
 
-def _intent_term(replay, played, lesson, config: IntentObjectiveConfig, policy: PolicyConfig, passes) -> _Term:
-    """Surrogate of the words of one turn, summed over rows."""
+def _window(played: Played, lesson: Lesson, turn, slot, config: ImageObjectiveConfig, policy: PolicyConfig) -> Window:
+    """The stochastic step `slot` of `turn`, as it was drawn."""
+    grid, step = policy.flow.grid(), played.step[:, turn, slot]
+    (x, x_next, _), mask = _latents(played, turn, slot), lesson.image_mask[:, turn]
+    x, x_next, old, advantage, reward = _behind(
+        mask, (x, x_next, lesson.image_log_prob[:, turn, slot], lesson.image_advantage[:, turn], lesson.reward[:, turn])
+    )
+    return Window(
+        x=x, x_next=x_next, t=grid[step], t_next=grid[step + 1], t_guard=grid[1],
+        old_log_prob=old, advantage=advantage, reward=reward, mask=mask, kernel=policy.flow.kernel, group=played.script.group,
+    )  # fmt: skip
+
+
+def _path(played: Played, lesson: Lesson, turn, slot, config: ImageObjectiveConfig, policy: PolicyConfig) -> Path:
+    """Point `slot` of the path to the picture of `turn`: the times of a turn are drawn together, the noise anew for each."""
+    shared = getattr(config.objective, "SHARED_DRAWS", False)
+    fold = lambda keys, number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
+    keys = fold(lesson.group_keys if shared else lesson.member_keys, turn)
+    grid, mask = policy.flow.grid(), lesson.image_mask[:, turn]
+    times = training_times.draw(fold(keys, 0), grid, count=config.draws, times=config.times, shift=policy.flow.shift)
+    clean, advantage, reward = _behind(mask, (played.clean[:, turn], lesson.image_advantage[:, turn], lesson.reward[:, turn]))
+    noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(fold(keys, 1 + slot))
+    return Path(clean=clean, noise=noise, t=times[:, slot], advantage=advantage, reward=reward, mask=mask, group=played.script.group)
+
+
+def _intent_term(replay, reference, played, lesson, config: IntentObjectiveConfig, policy: PolicyConfig, passes) -> _Term:
+    """The words of one turn, summed over rows."""
 
     def one_pass(model: Bagel, turn):
         """Value [] and statistics of turn `turn`."""
-        cache, tokens, count = _asked(model, played, replay, turn, policy)
-        mask = lesson.text_mask[:, turn] & (count > 0)
-        old, advantage = _behind(mask, (lesson.intent_log_prob[:, turn], lesson.text_advantage[:, turn]))
-        part = intent_objective.terms(
-            model, jax.lax.stop_gradient(cache), tokens, count,
-            old_log_prob=old, advantage=advantage, temperature=policy.temperature, config=config,
-        )  # fmt: skip
-        statistics = _statistics(part.surrogate, part.log_prob - old, mask[:, None] & part.real, None)
-        return jnp.where(mask, part.loss, 0.0).sum(), statistics
+
+        def ask(model, replay):
+            cache, tokens, count = _asked(model, played, replay, turn, policy)
+            return intent_policy.log_prob(model, jax.lax.stop_gradient(cache), tokens, count, temperature=policy.temperature)[0]
+
+        count, teaches = played.intent_count[:, turn], lesson.text_mask[:, turn]
+        mask = teaches & (count > 0)
+        old, advantage, reward, weight = _behind(
+            mask, (lesson.intent_log_prob[:, turn], lesson.text_advantage[:, turn], lesson.reward[:, turn], lesson.token_weight[:, turn])
+        )
+        exists = (jnp.arange(old.shape[1]) < count[:, None]) & mask[:, None]
+        tokens = Tokens(
+            log_prob=ask(model, replay), old_log_prob=old, advantage=advantage, reward=reward, mask=exists, group=played.script.group
+        )
+        fixed = None if reference is None else jax.lax.stop_gradient(ask(reference.model, reference.replay))
+        value, statistics = intent_objective.terms(tokens, weight, fixed, config)
+        return learned(value, mask).sum(), _statistics(statistics, exists)
 
     return _Term("intent", config.weight, one_pass, passes)
+
+
+def learned(value: Float[Array, "B"], mask: Bool[Array, "B"], weight: Float[Array, "B"] | float = 1.0) -> Float[Array, "B"]:
+    """What rows add to the loss. A mask selects, it does not multiply: a NaN behind it stays there."""
+    return jnp.where(mask, weight * value, 0.0)
 
 
 def _behind(mask: Bool[Array, "B"], stored: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -190,11 +269,15 @@ def _flow(played: Played, policy: PolicyConfig) -> dict:
     return {"flow": policy.flow, "size": played.script.source.shape[1:3], "scratch": policy.slots.scratch}
 
 
-def _stored(played: Played, replay: Replay, turn, slot) -> tuple[tuple[Array, Array, Array], Sight]:
-    """The stochastic step `slot` of `turn` (x, x', index on the grid) and what was seen then."""
+def _latents(played: Played, turn, slot) -> tuple[Array, Array, Array]:
+    """The stochastic step `slot` of `turn`: x, x', index on the grid."""
     latents = played.latents[:, turn]
-    seen = jax.tree.map(lambda x: x[turn], replay.drawing)
-    return (latents[:, slot], latents[:, slot + 1], played.step[:, turn, slot]), seen
+    return latents[:, slot], latents[:, slot + 1], played.step[:, turn, slot]
+
+
+def _stored(played: Played, replay: Replay, turn, slot) -> tuple[tuple[Array, Array, Array], Sight]:
+    """A stochastic step and what was seen then."""
+    return _latents(played, turn, slot), jax.tree.map(lambda x: x[turn], replay.drawing)
 
 
 def _asked(model: Bagel, played: Played, replay: Replay, turn, policy: PolicyConfig) -> tuple[KVCache, Array, Array]:
@@ -204,20 +287,11 @@ def _asked(model: Bagel, played: Played, replay: Replay, turn, policy: PolicyCon
     return cache, played.intent[:, turn], played.intent_count[:, turn]
 
 
-def _statistics(surrogate, log_ratio, mask, kl) -> dict[str, Array]:
-    """Sums and counts of one pass, and the largest |log ratio|."""
-    where = lambda x: jnp.sum(jnp.where(mask, x, 0.0))  # noqa: E731
-    gap = jnp.where(mask, jnp.abs(log_ratio), 0.0)
-    sums = {
-        "count": jnp.sum(mask).astype(jnp.float32),
-        "surrogate": where(surrogate.loss),
-        "ratio": where(surrogate.ratio),
-        "clip_fraction_low": where(surrogate.below),
-        "clip_fraction_high": where(surrogate.above),
-        "log_ratio_mean": jnp.sum(gap),
-        "log_ratio_max": jnp.max(gap),
-    }
-    return sums if kl is None else {**sums, "kl": where(kl)}
+def _statistics(statistics: dict[str, Array], mask: Bool[Array, "..."]) -> dict[str, Array]:
+    """Sums over what the mask leaves, or maxima where the name says so, and the count."""
+    chosen = {name: jnp.where(mask, jax.lax.stop_gradient(value), 0.0) for name, value in statistics.items()}
+    told = {name: jnp.max(value) if name.endswith("_max") else jnp.sum(value) for name, value in chosen.items()}
+    return {"count": jnp.sum(mask).astype(jnp.float32)} | told
 
 
 def _named(area: str, metrics: dict[str, Float[Array, "n"]]) -> dict[str, Array]:

@@ -16,11 +16,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from editr2_jax.flow import transition
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.kv_cache import KVCache
-from editr2_jax.objectives import image_objective, intent_objective
-from editr2_jax.objectives.image_objective import ImageObjectiveConfig, StoredStep
+from editr2_jax.objectives import image_objective, intent_objective, joint_objective
+from editr2_jax.objectives.image import grpo as image_grpo
+from editr2_jax.objectives.image_objective import ImageObjectiveConfig
+from editr2_jax.objectives.intent import grpo as intent_grpo
 from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
+from editr2_jax.objectives.points import Tokens, Velocities, Window
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies import dialogue as dialogues
 from editr2_jax.policies import image_policy, intent_policy
@@ -28,7 +32,7 @@ from editr2_jax.policies.context import Context
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import bagel_weights
 from editr2_jax.porting.verify_subject import Compiled, Subject, dialogue, flow_of, size_of
-from editr2_jax.rl import joint
+from editr2_jax.rl import reductions
 
 Ours = Mapping[str, Any]
 _CONTEXT = "i_ctx"
@@ -49,7 +53,11 @@ class Words:
 class Lesson:
     """Numbers of one learning step; they vary from case to case under one program."""
 
-    stored: StoredStep
+    x: Float[Array, "1 L C"]
+    x_next: Float[Array, "1 L C"]
+    step: Array  # int [1], on the grid
+    old_log_prob: Float[Array, "1"]
+    advantage: Float[Array, "1"]
     words: Words | None
     clip_low: Array
     clip_high: Array
@@ -76,11 +84,11 @@ def learning_step(subject: Subject, case: str) -> Ours:
     flow, size = flow_of(drawn, kernel=kernel), size_of(drawn)
     lesson = _lesson(subject, case)
     how = {"flow": flow, "size": size, "scratch": subject.scratch}
-    x, t = lesson.stored.x, flow.grid()[lesson.stored.step]
+    x, t = lesson.x, flow.grid()[lesson.step]
     seen = contexts.sight(subject.context)
     v, v_ref = (image_policy.guided_velocity(model, subject.context, seen, x, t, **how) for model in (subject.compiled, subject.reference))
     ours = {"v_t": v[0], "v_t_ref": v_ref[0]}
-    ours["prev_sample_mean_ref"] = image_policy.transition_density(flow, v_ref, x, lesson.stored.x_next, lesson.stored.step).mean[0]
+    ours["prev_sample_mean_ref"] = image_policy.transition_density(flow, v_ref, x, lesson.x_next, lesson.step).mean[0]
 
     attached = args["gradient_mode"] == "attached"
     how |= {
@@ -125,61 +133,57 @@ def _loss(
     keep = (lambda x: x) if attached else jax.lax.stop_gradient
     stage = keep(dialogue(model, before, capacity=capacity)[-1] if attached else before)
     clip = {"clip_low": lesson.clip_low, "clip_high": lesson.clip_high}
-    image = image_objective.terms(
-        model,
-        stage,
-        contexts.sight(stage),
-        lesson.stored,
-        reference_velocity=reference_velocity,
-        config=ImageObjectiveConfig(**clip, advantage_clip=lesson.advantage_clip, kl_weight=lesson.kl_weight, kl=kl),
-        flow=flow,
-        size=size,
-        scratch=scratch,
-    )
-    told = _image_numbers(image)
-    words = None
+    at = _point(lesson, flow)
+    v = image_policy.guided_velocity(model, stage, contexts.sight(stage), at.x, at.t, flow=flow, size=size, scratch=scratch)
+    settings = image_grpo.Config(**clip, advantage_clip=lesson.advantage_clip)
+    config = ImageObjectiveConfig(kl=kl, kl_weight=lesson.kl_weight, settings=settings)
+    image, statistics = image_objective.terms(at, Velocities(v, reference=reference_velocity), config)
+    told = _image_numbers(statistics, at.density(v))
+    total = joint_objective.learned(image, lesson.used)
     if lesson.words is not None:
-        words = intent_objective.terms(
-            model,
-            keep(_asked(model, stage, lesson.words, scratch)),
-            lesson.words.tokens,
-            _count(lesson.words),
-            old_log_prob=lesson.words.old_log_prob,
-            advantage=lesson.stored.advantage,
-            temperature=temperature,
-            config=IntentObjectiveConfig(**clip),
-        )
-        told |= _text_numbers(words)
-    combined = joint.combine(
-        image.surrogate.loss[:, None],
-        image.kl[:, None],
-        None if words is None else words.loss,
-        image_mask=lesson.used,
-        text_mask=lesson.used & lesson.speaks,
-        kl_weight=lesson.kl_weight,
-    )
-    return combined.total[0], told | {"loss": combined.total[0]}
+        words, statistics = _words_term(model, keep(_asked(model, stage, lesson.words, scratch)), lesson, temperature, clip)
+        told |= {"text_loss": words[0]} | _text_numbers(statistics)
+        total += joint_objective.learned(words, lesson.used & lesson.speaks)
+    return total[0], told | {"loss": total[0]}
 
 
-def _image_numbers(image: image_objective.Terms) -> dict[str, Array]:
-    clipped, density = image.surrogate, image.density
+def _point(lesson: Lesson, flow: FlowConfig) -> Window:
+    grid = flow.grid()
+    return Window(
+        x=lesson.x, x_next=lesson.x_next, t=grid[lesson.step], t_next=grid[lesson.step + 1], t_guard=grid[1],
+        old_log_prob=lesson.old_log_prob, advantage=lesson.advantage, reward=lesson.advantage, mask=lesson.used, kernel=flow.kernel,
+    )  # fmt: skip
+
+
+def _words_term(model: Bagel | Compiled, cache: KVCache, lesson: Lesson, temperature: float, clip: Mapping[str, Array]):
+    """The text's loss [1], and statistics per token."""
+    words, config = lesson.words, IntentObjectiveConfig(settings=intent_grpo.Config(**clip))
+    log_prob, _ = intent_policy.log_prob(model, cache, words.tokens, _count(words), temperature=temperature)
+    tokens = Tokens(
+        log_prob=log_prob, old_log_prob=words.old_log_prob, advantage=lesson.advantage, reward=lesson.advantage,
+        mask=jnp.ones(log_prob.shape, bool),
+    )  # fmt: skip
+    weights = reductions.row_weights(np.full(1, log_prob.shape[1]), reduction=config.reduction, slots=log_prob.shape[1])
+    return intent_objective.terms(tokens, jnp.broadcast_to(jnp.asarray(weights, jnp.float32)[:, None], log_prob.shape), None, config)
+
+
+def _image_numbers(told: Mapping[str, Array], density: transition.Density) -> dict[str, Array]:
     return {
         "prev_sample_mean": density.mean[0],
         "std_dev_t": density.sigma[0],
         "log_prob": density.log_prob[0],
-        "ratio": clipped.ratio[0],
-        "policy_loss": clipped.loss[0],
-        "kl_loss": image.kl[0],
-        "clipfrac": (clipped.above | clipped.below)[0].astype(jnp.float32),
-        "clipfrac_gt_one": clipped.above[0].astype(jnp.float32),
-        "clipfrac_lt_one": clipped.below[0].astype(jnp.float32),
+        "ratio": told["ratio"][0],
+        "policy_loss": told["surrogate"][0],
+        "kl_loss": told["kl"][0],
+        "clipfrac": (told["clip_fraction_high"] | told["clip_fraction_low"])[0].astype(jnp.float32),
+        "clipfrac_gt_one": told["clip_fraction_high"][0].astype(jnp.float32),
+        "clipfrac_lt_one": told["clip_fraction_low"][0].astype(jnp.float32),
     }
 
 
-def _text_numbers(words: intent_objective.Terms) -> dict[str, Array]:
+def _text_numbers(told: Mapping[str, Array]) -> dict[str, Array]:
     mean = lambda value: jnp.mean(value.astype(jnp.float32))  # noqa: E731
-    clipped = words.surrogate
-    return {"text_loss": words.loss[0], "text_clipfrac": mean(clipped.above | clipped.below), "text_ratio_mean": mean(clipped.ratio)}
+    return {"text_clipfrac": mean(told["clip_fraction_high"] | told["clip_fraction_low"]), "text_ratio_mean": mean(told["ratio"])}
 
 
 def _asked(model: Bagel | Compiled, stage: Context, words: Words, scratch: int) -> KVCache:
@@ -213,13 +217,11 @@ def _lesson(subject: Subject, case: str) -> Lesson:
     latents = jnp.asarray(recorded[f"{stored}.all_latents"])
     number = lambda name: jnp.float32(args[name])  # noqa: E731
     return Lesson(
-        stored=StoredStep(
-            x=latents[k][None],
-            x_next=latents[k + 1][None],
-            step=jnp.asarray([recorded.args(stored)["sde_window_begin"] + k], jnp.int32),
-            old_log_prob=jnp.asarray(recorded[f"{case}.old_log_prob"]).reshape(1),
-            advantage=number("advantage")[None],
-        ),
+        x=latents[k][None],
+        x_next=latents[k + 1][None],
+        step=jnp.asarray([recorded.args(stored)["sde_window_begin"] + k], jnp.int32),
+        old_log_prob=jnp.asarray(recorded[f"{case}.old_log_prob"]).reshape(1),
+        advantage=number("advantage")[None],
         words=_words(subject) if _CONTEXT in recorded.cases else None,
         clip_low=number("clip_range_lt"),
         clip_high=number("clip_range_gt"),

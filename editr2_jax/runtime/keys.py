@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 
 import jax
-from jaxtyping import Array, Key
+import numpy as np
+from jaxtyping import Array, Int, Key
 
 _WORD = 2**32  # fold_in takes one unsigned 32-bit word
 
@@ -30,6 +31,22 @@ def at(seed: int, *names: str | int | Array) -> Key[Array, ""]:
     for name in names:
         key = jax.random.fold_in(key, _word(name))
     return key
+
+
+def for_rows(key: Key[Array, ""], *numbers: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
+    """One key per row, cut from a stream by numbers of that row alone: who else is in the batch does not matter."""
+    return _for_rows(key, tuple(np.asarray(column, np.uint32) for column in numbers))
+
+
+@jax.jit
+def _for_rows(key, numbers):
+    def one(row):
+        cut = key
+        for number in row:
+            cut = jax.random.fold_in(cut, number)
+        return cut
+
+    return jax.vmap(one)(numbers)
 
 
 def _word(name: str | int | Array) -> int | Array:

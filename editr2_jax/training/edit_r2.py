@@ -19,8 +19,9 @@ from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.collect import Rollout
 from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys
+from editr2_jax.training import state as states
 from editr2_jax.training import train_batch
-from editr2_jax.training.state import TrainState
+from editr2_jax.training.state import Averages, TrainState
 from editr2_jax.training.train_batch import AdvantageConfig, Credit
 from editr2_jax.training.update import Chunk, Updater
 
@@ -61,13 +62,14 @@ class EditR2:
     seed: int
     advantage: AdvantageConfig
     config: StepConfig
+    averages: Averages = Averages()
     record: Callable[[StepRecord], None] = lambda record: None
     first_step: int = 0  # of this process: its rollout is checked for ratio one
 
     def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
         """One step over P sessions, each G times in a row. Returns the new state and the step's metrics."""
         clock = Stopwatch()
-        weights = Weights(trainable=state.trainable, frozen=self.frozen)
+        weights = Weights(trainable=state.plays, frozen=self.frozen)
         rollouts, pending = self._play(weights, sessions, step)
         clock.lap("rollout")
         old, gap = self._behaviour(weights, rollouts, step)
@@ -75,12 +77,14 @@ class EditR2:
         clock.lap("reward_wait")
         metrics = _rewards(rollouts, scores) | gap
         credits, told = self._credit(rollouts, scores)
-        chunks = [Chunk(played=rollout.played, credit=part) for rollout, part in zip(rollouts, credits, strict=True)]
+        chunks = [_chunk(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}
-        state, learned = self.updater.step(state, self.frozen, _deal(chunks, self.config.updates), old=behaviour)
+        dealt, key = _deal(chunks, self.config.updates), keys.at(self.seed, "objective", step)
+        state, learned = self.updater.step(state, self.frozen, dealt, old=behaviour, key=key)
+        state, averaged = states.follow(state, self.averages, updates=self.config.updates)
         clock.lap("update")
         self.record(StepRecord(step=step, rollouts=tuple(rollouts), scores=tuple(scores), credits=tuple(credits)))
-        return state, metrics | told | learned | clock.laps
+        return state, metrics | told | learned | averaged | clock.laps
 
     def _play(self, weights: Weights, sessions: Sequence[Sample], step: int) -> tuple[list[Rollout], list[list[Pending]]]:
         """Plays all sessions in batches of one shape; judges start on a turn while the next one is drawn."""
@@ -100,16 +104,19 @@ class EditR2:
 
         Both are compared at the first step of a process. With one update per step nothing lies between play and update: the sampler's
         serve, and the update's own first ratio tells the same gap at every step. Later updates of a step need those of the loss's own
-        pass, or their ratios would carry the sampler's rounding. What is reported never depends on where a process began.
+        pass, or their ratios would carry the sampler's rounding; so does a loss that asks another velocity than the sampler followed, and
+        one that corrects for the sampler. What is reported never depends on where a process began.
         """
         sampled = [(rollout.played.image_log_prob, rollout.played.intent_log_prob) for rollout in rollouts]
-        if self.config.updates == 1 and step != self.first_step:
-            return sampled, {}
-        again = [self.updater.ask_again(weights, rollout.played) for rollout in rollouts]
-        gap = _sampler_gap(rollouts, again)
-        if step == self.first_step:
+        same = self.updater.loss_guides
+        needed = self.config.updates > 1 or not same or self.updater.objective.intent.mismatch_cap > 0
+        ask = lambda **how: [self.updater.ask_again(weights, rollout.played, **how) for rollout in rollouts]  # noqa: E731
+        again, first, gap = ask() if needed else sampled, step == self.first_step, {}
+        if first or (needed and same):
+            gap = _sampler_gap(rollouts, again if needed and same else ask(as_loss=same))
+        if first:
             self._check_ratio(gap)
-        return (again, gap) if self.config.updates > 1 else (sampled, {})
+        return again, gap if needed and same else {}
 
     def _credit(self, rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> tuple[list[Credit], dict[str, float]]:
         """Advantages over all batches of the step at once, cut back into the batches."""
@@ -126,8 +133,9 @@ class EditR2:
             self.advantage,
         )
         edges = list(itertools.accumulate((len(rollout.samples) for rollout in rollouts), initial=0))
-        fields = [field.name for field in dataclasses.fields(Credit)]
-        return [Credit(**{f: getattr(made, f)[a:b] for f in fields}) for a, b in itertools.pairwise(edges)], metrics
+        rows = {f.name: getattr(made, f.name) for f in dataclasses.fields(Credit) if isinstance(getattr(made, f.name), np.ndarray)}
+        cut = lambda a, b: dataclasses.replace(made, **{name: value[a:b] for name, value in rows.items()})  # noqa: E731
+        return [cut(a, b) for a, b in itertools.pairwise(edges)], metrics
 
     def _check_ratio(self, metrics: dict[str, float]) -> None:
         for area, limit in (("image", self.config.image_tolerance), ("intent", self.config.intent_tolerance)):
@@ -157,6 +165,11 @@ def batches(sessions: Sequence[Sample], *, turns: int, rows: int) -> list[list[S
         per_batch = rows // len(groups[0])
         made += [list(itertools.chain(*groups[i : i + per_batch])) for i in range(0, len(groups), per_batch)]
     return made
+
+
+def _chunk(rollout: Rollout, credit: Credit) -> Chunk:
+    numbers = lambda name: np.asarray([getattr(sample, name) for sample in rollout.samples], np.uint32)  # noqa: E731
+    return Chunk(played=rollout.played, credit=credit, group=numbers("group"), member=numbers("member"))
 
 
 def _deal(chunks: Sequence[Chunk], updates: int) -> list[list[Chunk]]:

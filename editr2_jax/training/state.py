@@ -13,6 +13,9 @@ import optax.contrib
 from flax import nnx
 from jaxtyping import Array, Int
 
+from editr2_jax.rl import policy_average
+from editr2_jax.rl.policy_average import Schedule
+
 
 class NonFiniteLoss(FloatingPointError):
     """The loss or a gradient is not a number; the message names step and term."""
@@ -68,6 +71,14 @@ def _stacked_matrices(trainable: nnx.State) -> nnx.State:
     return jax.tree.map(lambda leaf: spec if leaf.ndim == 3 else None, trainable)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Averages:
+    """Policies that follow the one that learns."""
+
+    old: Schedule = Schedule()  # plays in its place (DiffusionNFT's old policy)
+    ema: Schedule = Schedule()  # is evaluated, exported and edited with in its place
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
@@ -76,11 +87,46 @@ class TrainState:
     trainable: nnx.State
     moments: optax.OptState
     step: Int[Array, ""]  # finished steps
+    old: nnx.State | None = None  # None: the policy that learns plays
+    ema: nnx.State | None = None  # None: the policy that learns is shown
+
+    @property
+    def plays(self) -> nnx.State:
+        """The weights that play training sessions."""
+        return self.trainable if self.old is None else self.old
+
+    @property
+    def shown(self) -> nnx.State:
+        """The weights that are evaluated and exported."""
+        return self.trainable if self.ema is None else self.ema
 
 
-def create(trainable: nnx.State, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(trainable=trainable, moments=jax.jit(optimizer.init)(trainable), step=jnp.zeros((), jnp.int32))
+def create(trainable: nnx.State, optimizer: optax.GradientTransformation, averages: Averages = Averages()) -> TrainState:
+    """The state before the first step. Averages begin as the policy, each in memory of its own."""
+    copy = lambda schedule: None if schedule.kind == "off" else jax.tree.map(jnp.copy, trainable)  # noqa: E731
+    return TrainState(
+        trainable=trainable,
+        moments=jax.jit(optimizer.init)(trainable),
+        step=jnp.zeros((), jnp.int32),
+        old=copy(averages.old),
+        ema=copy(averages.ema),
+    )
+
+
+def follow(state: TrainState, averages: Averages, *, updates: int) -> tuple[TrainState, dict[str, float]]:
+    """The averages after a finished step of `updates` optimizer updates, and their decays as metrics."""
+    steps, moved, metrics = int(state.step) + 1, {}, {}
+    for name, schedule in (("old", averages.old), ("ema", averages.ema)):
+        if schedule.kind != "off":
+            decay = schedule.at(steps * updates if schedule.clock == "updates" else steps)
+            moved[name] = _mix(getattr(state, name), state.trainable, jnp.float32(decay))
+            metrics[f"average/{name}_decay"] = decay
+    return dataclasses.replace(state, **moved), metrics
+
+
+@jax.jit
+def _mix(average: nnx.State, policy: nnx.State, decay: Array) -> nnx.State:
+    return policy_average.mix(average, policy, decay)
 
 
 def apply(state: TrainState, gradients: nnx.State, optimizer: optax.GradientTransformation) -> tuple[TrainState, dict[str, Array]]:

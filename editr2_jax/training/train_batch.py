@@ -45,7 +45,10 @@ class Credit:
     text_advantage: Float[np.ndarray, "B T"]
     image_mask: Bool[np.ndarray, "B T"]
     text_mask: Bool[np.ndarray, "B T"]
+    reward: Float[np.ndarray, "B T"]
     why: np.ndarray  # str [B, T]: why a turn does not teach; "" where it does
+    image_scale: float = 1.0
+    text_scale: float = 1.0
 
 
 def credit(
@@ -81,6 +84,7 @@ def credit(
         text_advantage=np.asarray(results["text"].value),
         image_mask=image_mask,
         text_mask=text_mask,
+        reward=combined,
         why=why,
     )
     return made, _metrics(made, known, image_sound, fallback, results["image"].statistics)

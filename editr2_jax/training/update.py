@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float, UInt32
 
 from editr2_jax.models.network import Network
 from editr2_jax.objectives import joint_objective
 from editr2_jax.objectives.joint_objective import Lesson, ObjectiveConfig
 from editr2_jax.policies.dialogue import Played, PolicyConfig
+from editr2_jax.rl import reductions, sampler_mismatch
 from editr2_jax.rollouts.player import Weights
+from editr2_jax.runtime import keys
 from editr2_jax.training import state as states
 from editr2_jax.training.state import TrainState
 from editr2_jax.training.train_batch import Credit
+
+LogProbs = tuple[Float[Array, "B T W"], Float[Array, "B T K"]]  # of the drawn steps, and of the written tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +36,18 @@ class Chunk:
 
     played: Played
     credit: Credit
+    group: UInt32[np.ndarray, "B"]  # number of the session, and of the rollout in its group: they name the rows' random streams
+    member: UInt32[np.ndarray, "B"]
 
     @property
     def rows(self) -> int:
         return self.played.step.shape[0]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Tokens that teach, [B, T]."""
+        teaches = self.credit.text_mask[:, : self.played.step.shape[1]]
+        return np.where(teaches, np.asarray(self.played.intent_count), 0)
 
 
 class Updater:
@@ -41,47 +55,52 @@ class Updater:
 
     def __init__(self, network: Network, objective: ObjectiveConfig, policy: PolicyConfig, optimizer: optax.GradientTransformation):
         self.network, self.objective, self.policy, self.optimizer = network, objective, policy, optimizer
-        self.ask_again = jax.jit(self._ask_again)
+        self.ask_again = jax.jit(self._ask_again, static_argnames=("as_loss",))
         self._gradients = jax.jit(self._gradients_of)
         self._apply = jax.jit(self._apply_to, donate_argnums=(0,))
 
-    def _ask_again(self, weights: Weights, played: Played) -> tuple[Array, Array]:
-        """Log-probabilities [B, T, W] of the drawn steps and [B, T, K] of the written tokens."""
-        return joint_objective.log_probs(self.network.policy(weights.trainable, weights.frozen), played, policy=self.policy)
+    @property
+    def loss_guides(self) -> bool:
+        """Whether the loss asks for the velocity that the sampler followed."""
+        return self.objective.image.policy(self.policy) == self.policy
 
-    def _gradients_of(self, weights: Weights, played: Played, lesson: Lesson, rollouts: Array):
-        needs_reference = self.objective.image.kl_weight > 0 and self.objective.image.weight > 0
-        reference = self.network.reference(weights.frozen) if needs_reference else None
+    def _ask_again(self, weights: Weights, played: Played, *, as_loss: bool = True) -> LogProbs:
+        """Log-probabilities of what was played; as the loss asks for them, or as the sampler did, which may differ in guidance."""
+        policy = self.objective.image.policy(self.policy) if as_loss else self.policy
+        return joint_objective.log_probs(self.network.policy(weights.trainable, weights.frozen), played, policy=policy)
 
+    def _gradients_of(self, weights: Weights, behaviour: Any, played: Played, lesson: Lesson, rollouts: Array):
         return joint_objective.gradients(
             lambda trainable: self.network.policy(trainable, weights.frozen),
             weights.trainable,
-            reference,
+            self.network.reference(weights.frozen) if self.objective.needs_reference else None,
             played,
             lesson,
             rollouts=rollouts,
             objective=self.objective,
             policy=self.policy,
+            behaviour=behaviour,
         )
 
     def _apply_to(self, state: TrainState, gradients):
         return states.apply(state, gradients, self.optimizer)
 
     def step(
-        self, state: TrainState, frozen, chunks: Sequence[Sequence[Chunk]], *, old: dict[int, tuple[Array, Array]]
+        self, state: TrainState, frozen, chunks: Sequence[Sequence[Chunk]], *, old: dict[int, LogProbs], key: jax.Array
     ) -> tuple[TrainState, dict[str, float]]:
         """One optimizer update per entry of `chunks`; `old` holds the behaviour log-probabilities by id of the chunk.
 
         Raises NonFiniteLoss, leaving the state as it was before the update that failed.
         """
         metrics: list[dict[str, float]] = []
+        behaviour = self._behaviour(state, len(chunks))
         for number, update in enumerate(chunks):
             rollouts = jnp.float32(sum(chunk.rows for chunk in update))
             gradients, total, parts = None, 0.0, []
-            for chunk in update:
-                one, value, part = self._gradients(
-                    Weights(trainable=state.trainable, frozen=frozen), chunk.played, lesson(chunk, *old[id(chunk)]), rollouts
-                )
+            for chunk, weight in zip(update, self._token_weights(update), strict=True):
+                taught = lesson(chunk, *old[id(chunk)], weight, key=key, mismatch_cap=self.objective.intent.mismatch_cap)
+                weights = Weights(trainable=state.trainable, frozen=frozen)
+                one, value, part = self._gradients(weights, behaviour, chunk.played, taught, rollouts)
                 gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
                 total, parts = total + float(value), [*parts, part]
             summary = {"loss/total": total} | joint_objective.summarise(parts)
@@ -90,17 +109,53 @@ class Updater:
             metrics.append(summary | {name: float(value) for name, value in sizes.items()})
         return state, _over_updates(metrics)
 
+    def _behaviour(self, state: TrainState, updates: int) -> Any:
+        """The policy that played, where the objective needs it and it is not the one that learns; a copy, for updates give memory away."""
+        if not self.objective.image.needs_old or (state.old is None and updates == 1):
+            return None
+        return jax.tree.map(jnp.copy, state.plays)
 
-def lesson(chunk: Chunk, image_log_prob: Array, intent_log_prob: Array) -> Lesson:
+    def _token_weights(self, update: Sequence[Chunk]) -> list[Float[np.ndarray, "B T"]]:
+        """The reduction over tokens as a weight per row of every chunk: it may depend on all rows of the update that teach."""
+        counts = [chunk.tokens[:, 1:].reshape(-1) for chunk in update]
+        teaching = np.concatenate(counts)
+        slots = update[0].played.intent.shape[2]
+        given = np.zeros(len(teaching), np.float32)
+        if (some := teaching > 0).any():
+            given[some] = reductions.row_weights(teaching[some], reduction=self.objective.intent.reduction, slots=slots)
+        parts = np.split(given, np.cumsum([len(count) for count in counts])[:-1])
+        return [
+            np.pad(part.reshape(chunk.rows, chunk.played.step.shape[1] - 1), ((0, 0), (1, 0)))
+            for part, chunk in zip(parts, update, strict=True)
+        ]
+
+
+def lesson(
+    chunk: Chunk,
+    image_log_prob: Array,
+    intent_log_prob: Array,
+    token_weight: Float[np.ndarray, "B T"],
+    *,
+    key: jax.Array,
+    mismatch_cap: float = 0.0,
+) -> Lesson:
     """What a chunk teaches, against the given behaviour log-probabilities."""
-    credit, turns = chunk.credit, chunk.played.step.shape[1]
+    credit, (rows, turns) = chunk.credit, chunk.played.step.shape[:2]
+    weight = jnp.broadcast_to(token_weight[:, :, None], chunk.played.intent.shape) * credit.text_scale
+    if mismatch_cap:
+        weight = weight * sampler_mismatch.weights(intent_log_prob, chunk.played.intent_log_prob, cap=mismatch_cap)
     return Lesson(
         image_log_prob=image_log_prob,
         intent_log_prob=intent_log_prob,
         image_advantage=jnp.asarray(credit.image_advantage[:, :turns]),
         text_advantage=jnp.asarray(credit.text_advantage[:, :turns]),
+        reward=jnp.asarray(credit.reward[:, :turns]),
         image_mask=jnp.asarray(credit.image_mask[:, :turns]),
         text_mask=jnp.asarray(credit.text_mask[:, :turns]),
+        image_weight=jnp.full((rows, turns), credit.image_scale, jnp.float32),
+        token_weight=weight,
+        group_keys=keys.for_rows(key, chunk.group),
+        member_keys=keys.for_rows(key, chunk.group, chunk.member),
     )
 
 

@@ -321,7 +321,7 @@ override("unknown detector", "rewards.detector", "dino", r"rewards\.detector: th
 override("unknown features", "rewards.features", "vitt", r"rewards\.features: there is no 'vitt', did you mean 'vit'; choose")
 override("IF without a detector", "rewards.detector", "none", r"the reward 'if' needs a detector; set rewards\.detector, or take 'if' out")
 override("filter without its reward", "rewards.use", "cc,ga", r"advantage\.filter is 'image' but .*, 'if', .*advantage\.filter=off")
-override("KL without a reference", "train", "full", r"kl_weight is 0\.01 but train is 'full'.*set .*kl_weight=0 or train=lora")
+override("KL without a reference", "train", "full", r"kl_weight is 0\.01 .* train is 'full'.*set .*kl_weight=0, or train=lora")
 override("window beyond the grid", "rollout.window_last", 9, r"a window of 1 stochastic steps does not fit into steps 0 to 8 of 3 ")
 override("unknown grouping", "advantage.grouping", "turn", r"AdvantageConfig\.grouping is 'turn'; choose one of dialogue, dialogue_turn")
 override("unknown recipe", "recipe", "grpo", r"recipe is 'grpo'; choose one of edit_r2, supervised, autoencoder")

@@ -8,16 +8,35 @@ import pytest
 from editr2_jax.rl import reductions, token_log_prob
 
 
-def test_means_by_hand():
+def test_sums_and_means_by_hand():
     value, mask = jnp.array([[1.0, 3.0], [5.0, np.nan]]), jnp.array([[True, True], [True, False]])
+    np.testing.assert_allclose(reductions.sum_per_row(value, mask), [4.0, 5.0])
     np.testing.assert_allclose(reductions.mean_per_row(value, mask), [2.0, 5.0])
-    np.testing.assert_allclose(reductions.mean_over_tokens(value, mask), 3.0)
 
 
-@pytest.mark.parametrize("mean", [reductions.mean_per_row, reductions.mean_over_tokens])
-def test_no_tokens_give_zero_and_no_nan(mean):
-    value, gradient = jax.value_and_grad(lambda x: mean(x, jnp.zeros((1, 2), bool)).sum())(jnp.array([[np.nan, 1.0]]))
+@pytest.mark.parametrize("reduce", [reductions.mean_per_row, reductions.sum_per_row])
+def test_no_tokens_give_zero_and_no_nan(reduce):
+    value, gradient = jax.value_and_grad(lambda x: reduce(x, jnp.zeros((1, 2), bool)).sum())(jnp.array([[np.nan, 1.0]]))
     assert value == 0 and not gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [
+        ("sequence_mean", [1 / 3, 1, 1]),
+        ("token_mean", [3 / 4] * 3),
+        ("max_length", [1 / 5] * 3),
+        ("sum", [1] * 3),
+        ("sum_nonempty", [3 / 2] * 3),
+    ],
+)
+def test_weights_of_rows_with_three_one_and_no_tokens(reduction, expected):
+    np.testing.assert_allclose(reductions.row_weights(np.array([3, 1, 0]), reduction=reduction, slots=5), expected)
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="reduction 'mean' is unknown; choose one of sequence_mean"):
+        reductions.row_weights(np.array([1]), reduction="mean", slots=1)
 
 
 def test_log_probs_of_all_tokens_sum_to_one_at_any_temperature():

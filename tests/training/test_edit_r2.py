@@ -109,7 +109,7 @@ def _disagreeing(images: float = 0.0, words: float = 0.0):
     """An updater that sees other log-probabilities than the sampler."""
     other = copy.copy(tiny_world.updater())
     ask = other.ask_again
-    other.ask_again = lambda weights, played: tuple(x + gap for x, gap in zip(ask(weights, played), (images, words), strict=True))
+    other.ask_again = lambda *given, **how: tuple(x + gap for x, gap in zip(ask(*given, **how), (images, words), strict=True))
     return other
 
 

@@ -15,6 +15,7 @@ from editr2_jax.training.state import NonFiniteLoss
 from editr2_jax.training.train_batch import Credit
 from editr2_jax.training.update import Chunk, Updater
 
+KEY = jax.random.key(4)
 ROWS, TURNS = 4, tiny_world.TURNS
 OFF, ON = np.zeros((ROWS, TURNS), bool), np.ones((ROWS, TURNS), bool)
 
@@ -22,14 +23,20 @@ OFF, ON = np.zeros((ROWS, TURNS), bool), np.ones((ROWS, TURNS), bool)
 def _chunk(advantage=1.0, *, image=ON, text=ON) -> Chunk:
     worth = np.full((ROWS, TURNS), advantage, np.float32)
     why = np.full((ROWS, TURNS), "")
-    credit = Credit(image_advantage=worth, text_advantage=worth, image_mask=image, text_mask=text, why=why)
-    return Chunk(played=tiny_world.rollout().played, credit=credit)
+    credit = Credit(image_advantage=worth, text_advantage=worth, image_mask=image, text_mask=text, reward=worth, why=why)
+    return _of_rollout(credit)
+
+
+def _of_rollout(credit: Credit) -> Chunk:
+    samples = tiny_world.rollout().samples
+    numbers = {name: np.asarray([getattr(sample, name) for sample in samples], np.uint32) for name in ("group", "member")}
+    return Chunk(played=tiny_world.rollout().played, credit=credit, **numbers)
 
 
 def _step(state, *updates):
     """One step in which every update learns from one chunk, against the log-probabilities of the weights that played."""
     old = {id(chunk): tiny_world.asked() for chunk in updates}
-    return tiny_world.updater().step(state, tiny_world.moved().frozen, [[chunk] for chunk in updates], old=old)
+    return tiny_world.updater().step(state, tiny_world.moved().frozen, [[chunk] for chunk in updates], old=old, key=KEY)
 
 
 def _gain(state) -> tuple[float, float]:
@@ -85,7 +92,7 @@ def test_chunks_of_one_update_add_up_to_one_update():
     one, _ = _step(tiny_world.state(), _chunk())
     halves = [_chunk(image=half & ON, text=half & ON), _chunk(image=~half & ON, text=~half & ON)]
     old = {id(chunk): tiny_world.asked() for chunk in halves}
-    two, metrics = tiny_world.updater().step(tiny_world.state(), tiny_world.moved().frozen, [halves], old=old)
+    two, metrics = tiny_world.updater().step(tiny_world.state(), tiny_world.moved().frozen, [halves], old=old, key=KEY)
     assert metrics["image/surrogate"] == pytest.approx(-1, abs=1e-3)  # a mean over what counted in either
     gap = jax.tree.map(lambda a, b: jnp.abs(a - b), one.trainable, two.trainable)
     # Adam's first update is the sign of the gradient, so a few numbers whose gradient is rounding alone may differ.
@@ -105,8 +112,10 @@ def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_term():
 def test_a_lesson_takes_the_chunk_s_own_turns():
     """Credit of a step is as wide as its longest session."""
     wide = np.arange(ROWS * 3, dtype=np.float32).reshape(ROWS, 3)
-    credit = Credit(image_advantage=wide, text_advantage=wide + 1, image_mask=wide > 5, text_mask=wide > 7, why=np.full(wide.shape, ""))
-    given = update.lesson(Chunk(played=tiny_world.rollout().played, credit=credit), *tiny_world.asked())
+    credit = Credit(
+        image_advantage=wide, text_advantage=wide + 1, image_mask=wide > 5, text_mask=wide > 7, reward=wide, why=np.full(wide.shape, "")
+    )
+    given = update.lesson(_of_rollout(credit), *tiny_world.asked(), np.ones((ROWS, TURNS), np.float32), key=KEY)
     np.testing.assert_array_equal(given.image_advantage, wide[:, :TURNS])
     np.testing.assert_array_equal(given.text_advantage, wide[:, :TURNS] + 1)
     np.testing.assert_array_equal(given.image_mask, wide[:, :TURNS] > 5)
@@ -119,7 +128,7 @@ def test_full_training_refuses_a_divergence_from_a_reference_it_does_not_have():
     updater = tiny_world.quickly(Updater, net, ObjectiveConfig(), tiny_world.POLICY, optimizer)
     chunk = _chunk()
     with pytest.raises(ValueError, match="full training has no adapter to switch off.*set objective.image.kl_weight to 0 or train=lora"):
-        updater.step(states.create(trainable, optimizer), frozen, [[chunk]], old={id(chunk): tiny_world.asked()})
+        updater.step(states.create(trainable, optimizer), frozen, [[chunk]], old={id(chunk): tiny_world.asked()}, key=KEY)
 
 
 def test_metrics_of_a_step_s_updates_are_means_and_maxima():
