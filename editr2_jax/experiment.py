@@ -67,7 +67,7 @@ def train(config, directory: Path, *, say: Say) -> str:
             stream = training_stream(config, model, data, int(state.step))
             recipe = make_recipe(config, model, player, optimizer, directory, first_step=int(state.step))
             evaluate = _evaluations(config, directory, model, player, data, say)
-            if int(state.step) == 0 or _due(config, state):
+            if (int(state.step) == 0 and config.evaluate.before) or _due(config, state):
                 evaluate(state)
             save = lambda state: _save(checkpoints, state, config)  # noqa: E731
             with MetricsWriter(directory, start=int(state.step), total=settings.steps, watch=_WATCHED[config.recipe]) as out:
@@ -93,7 +93,7 @@ _WATCHED = {
 def _evaluations(config, directory: Path, model: Model, player: Player, data: Path, say: Say) -> Callable[[TrainState], Any]:
     """Held-out play for Edit-R2 on data with a test split; supervised recipes are judged by what is trained on top of them."""
     if config.recipe == "edit_r2" and "test" in session_source.splits(data):
-        return _Evaluations(config, directory, model, player.quiet(), data, say)
+        return _Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say)
     if config.recipe == "edit_r2":
         say(f"{data} has no test split, so there is nothing to evaluate on.")
     return lambda state: None
@@ -263,7 +263,8 @@ def evaluate(config, directory: Path, *, checkpoints_of: Path | None, say: Say) 
         state = states.create(model.trainable, assemble.settings(OptimizerConfig, config.optimizer).build(), assemble.averages(config))
     else:
         state = last_state(config, model, checkpoints_of)
-    summary = _Evaluations(config, directory, model, assemble.player(config, model.network).quiet(), data, say)(state)
+    player = assemble.player(config, model.network)
+    summary = _Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say)(state)
     report.write(directory)
     return summary
 

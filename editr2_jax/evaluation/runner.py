@@ -33,6 +33,8 @@ class EvaluationConfig:
     rows: int = 64  # sessions in one compiled pass
     strips: int = 12  # sessions whose pictures are kept for the report
     every: int = 0  # steps between evaluations during training; 0: before the first and after the last step only
+    before: bool = True  # whether there is one before the first step
+    turns: int = 0  # turns played at most; 0: as many as in training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -67,9 +67,13 @@ class Player:
         self.look = jax.jit(self._look, donate_argnames=("context",))
         self._set(draws=True)
 
-    def quiet(self) -> Player:
-        """The same player without noise: no stochastic window, greedy intents. What does not differ is compiled once for both."""
+    def quiet(self, *, turns: int = 0) -> Player:
+        """The same player without noise: no stochastic window, greedy intents. What does not differ is compiled once for both.
+
+        `turns` replaces how many turns are played at most; 0 keeps it.
+        """
         other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, turns=turns or self.config.turns)
         other._set(draws=False)
         return other
 

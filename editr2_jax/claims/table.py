@@ -1,0 +1,178 @@
+"""The table of claims: every arm against what it is compared with, on the same dialogues and seeds.
+
+    difference = mean over seeds s and dialogues i of  r[arm, s, i] - r[against, s, i]
+
+Its interval comes from a bootstrap that draws seeds and dialogues, both with replacement: a training run is one draw of its seed, so more
+dialogues alone do not make a difference certain. Source: multi-way bootstrap, Owen 2007. An arm counts as better or worse when the interval
+leaves out zero and every seed agrees in sign; otherwise nothing was seen, and half the interval's width says how much could have been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from editr2_jax.claims.questions import Question
+from editr2_jax.evaluation import statistics, tables
+from editr2_jax.runtime import workdir
+
+COLUMNS = ("if", "cc", "full_success")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one run left."""
+
+    records: Sequence[tables.Record]  # its held-out scores
+    pictures: int  # sampled in training
+    minutes: float  # of this machine, compilation and evaluation included
+
+
+def make(questions: Sequence[Question], seeds: Sequence[int], outcomes: Mapping[tuple[str, int], Outcome]) -> dict[str, Any]:
+    """The table as plain JSON values."""
+    grids = {key: tables.layout(outcome.records) for key, outcome in outcomes.items()}
+    arms = dict.fromkeys(name for name, _ in outcomes)
+    return {
+        "seeds": list(seeds),
+        "dialogues": len(next(iter(grids.values())).sessions),
+        "arms": {name: _arm(name, seeds, grids, outcomes) for name in arms},
+        "questions": [
+            {
+                "name": q.name,
+                "asks": q.asks,
+                "claimed": q.claimed,
+                "against": q.against,
+                "rows": [_row(arm, q, seeds, grids) for arm in q.arms],
+            }
+            for q in questions
+        ],
+    }
+
+
+def _arm(name: str, seeds: Sequence[int], grids: Mapping, outcomes: Mapping) -> dict[str, Any]:
+    """An arm on its own: mean session reward, scores, and what it cost."""
+    runs = [grids[name, seed] for seed in seeds]
+    return {
+        "reward": float(np.nanmean([grid.session_rewards for grid in runs])),
+        "scores": {column: float(np.nanmean([grid.values[column] for grid in runs])) for column in COLUMNS if column in runs[0].values},
+        "last_turn_if": float(np.nanmean([grid.values["if"][:, -1] for grid in runs])) if "if" in runs[0].values else None,
+        "pictures": outcomes[name, seeds[0]].pictures,
+        "minutes": float(np.mean([outcomes[name, seed].minutes for seed in seeds])),
+    }
+
+
+def _row(arm: str, question: Question, seeds: Sequence[int], grids: Mapping) -> dict[str, Any]:
+    for seed in seeds:
+        if grids[arm, seed].sessions != grids[question.against, seed].sessions:
+            raise ValueError(
+                f"{arm} and {question.against}, seed {seed}, were scored on different dialogues; give them one --out and config."
+            )
+    gap = np.stack([grids[arm, seed].session_rewards - grids[question.against, seed].session_rewards for seed in seeds])
+    mean, low, high = two_way_interval(gap)
+    by_seed = [float(np.nanmean(row)) for row in gap]
+    seen = int(np.sign(mean)) if low * high > 0 and all(value * mean > 0 for value in by_seed) else 0
+    expected = question.expected.get(arm)
+    return {"arm": arm, "mean": mean, "low": low, "high": high, "by_seed": by_seed, "seen": seen, "expected": expected}
+
+
+def two_way_interval(
+    gap: Float[np.ndarray, "S N"], *, level: float = statistics.LEVEL, draws: int = statistics.DRAWS, seed: int = 0
+) -> tuple[float, float, float]:
+    """(mean, low, high) over S seeds and N dialogues, both resampled; NaN leaves sum and count."""
+    random, (runs, dialogues) = np.random.default_rng(seed), gap.shape
+    known, total = ~np.isnan(gap), np.nan_to_num(gap)
+    means = []
+    for _ in range(draws):
+        at = np.ix_(random.integers(0, runs, runs), random.integers(0, dialogues, dialogues))
+        means.append(total[at].sum() / max(known[at].sum(), 1))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(total.sum() / max(known.sum(), 1)), float(low), float(high)
+
+
+def write(out: Path, made: Mapping[str, Any], *, command: str) -> Path:
+    """claims.json, claims.md and claims.svg; returns the path of the Markdown."""
+    made = {**made, "command": command, "machine": machine(), "versions": workdir.versions()}
+    workdir.write_json(out / "claims.json", tables.plain(made))
+    workdir.replace_text(out / "claims.svg", plot(made))
+    workdir.replace_text(out / "claims.md", markdown(made))
+    return out / "claims.md"
+
+
+def machine() -> str:
+    """What the runs ran on."""
+    return f"{os.cpu_count()} x {platform.processor() or platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """A row's result in words."""
+    if not row["seen"]:
+        return f"nothing seen (below {max(row['high'] - row['mean'], row['mean'] - row['low']):.3f})"
+    told = "better" if row["seen"] > 0 else "worse"
+    if row["expected"] is None:
+        return told
+    return f"{told}: {'as claimed' if row['expected'] == row['seen'] else 'against the claim'}"
+
+
+def markdown(made: Mapping[str, Any]) -> str:
+    """The table for people."""
+    seeds, arms = made["seeds"], made["arms"]
+    total = sum(arm["minutes"] * len(seeds) for arm in arms.values())
+    lines = [
+        "# Claims on the embedded world",
+        "",
+        f"`{made['command']}`  ",
+        f"{made['machine']}; {', '.join(f'{name} {version}' for name, version in sorted(made['versions'].items()))}.  ",
+        f"{len(seeds)} seeds, {made['dialogues']} held-out dialogues; {total:.0f} minutes in all. Differences of the mean session reward, "
+        "95 % bootstrap interval over seeds and dialogues.",
+        "",
+        "![differences](claims.svg)",
+    ]
+    for question in made["questions"]:
+        lines += ["", f"## {question['asks']}", "", f"Claimed: {question['claimed']}", "", _head(seeds), "|" + " --- |" * 9]
+        lines += [_line(question["against"], None, arms, seeds)]
+        lines += [_line(row["arm"], row, arms, seeds) for row in question["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def _head(seeds: Sequence[int]) -> str:
+    by_seed = " ".join(map(str, seeds))
+    return f"| arm | reward | difference | seeds {by_seed} | IF of the last turn | CC | pictures | minutes | result |"
+
+
+def _line(name: str, row: Mapping[str, Any] | None, arms: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    arm, signed = arms[name], tables.signed
+    told = ["", ""] if row is None else [
+        f"{signed(row['mean'])} [{signed(row['low'])}, {signed(row['high'])}]", " ".join(signed(value) for value in row["by_seed"])
+    ]  # fmt: skip
+    numbers = [f"{arm['last_turn_if']:.3f}", f"{arm['scores']['cc']:.3f}", f"{arm['pictures']}", f"{arm['minutes']:.1f}"]
+    return "| " + " | ".join([name, f"{arm['reward']:.3f}", *told, *numbers, "" if row is None else verdict(row)]) + " |"
+
+
+def plot(made: Mapping[str, Any]) -> str:
+    """Differences with their intervals, one row per arm, as an SVG that reads on light and dark pages."""
+    rows = [(question["against"], row) for question in made["questions"] for row in question["rows"]]
+    reach = max([abs(row[end]) for _, row in rows for end in ("low", "high")] + [1e-3]) * 1.05
+    left, width, height = 250, 420, 22
+    x = lambda value: left + width * (value / reach + 1) / 2  # noqa: E731
+    bottom = height * len(rows) + 10
+    parts = [f'<line x1="{x(0):.1f}" y1="4" x2="{x(0):.1f}" y2="{bottom}" stroke="#888" stroke-dasharray="3 3"/>']
+    for number, (against, row) in enumerate(rows):
+        y, colour = 20 + height * number, {1: "#2a8f4f", 0: "#888", -1: "#c0392b"}[row["seen"]]
+        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{html.escape(row["arm"])} - {html.escape(against)}</text>')
+        parts.append(f'<line x1="{x(row["low"]):.1f}" y1="{y}" x2="{x(row["high"]):.1f}" y2="{y}" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x(value):.1f}" cy="{y}" r="2" fill="{colour}" opacity="0.6"/>' for value in row["by_seed"]]
+        parts.append(f'<circle cx="{x(row["mean"]):.1f}" cy="{y}" r="4" fill="{colour}"/>')
+    ticks = [value for value in (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2) if abs(value) <= reach]
+    parts += [f'<text x="{x(value):.1f}" y="{bottom + 16}" text-anchor="middle">{value:+.2f}</text>' for value in ticks]
+    style = "font: 12px system-ui, sans-serif; fill: #888"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {bottom + 26}" style="{style}">{"".join(parts)}</svg>\n'
+    )

@@ -1,0 +1,47 @@
+"""claims: what the papers say, asked of the embedded world: a matrix of small runs and its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from editr2_jax.cli import common
+
+
+def main(argv: list[str]) -> int:
+    """`python -m editr2_jax claims --out=DIR [--only=QUESTION[/ARM],...] [--seeds=N] [--list] [--table] [--config.a.b=VALUE ...]`
+
+    Runs what is missing below DIR/runs and writes claims.md, claims.json and claims.svg. The same command goes on where it was cut off.
+    """
+    parser = common.Parser("claims", main.__doc__)
+    parser.takes_config = True
+    parser.add_argument("--out", metavar="DIR", help="the folder of the runs and the table")
+    parser.add_argument("--config", default="configs/tabletop_claims.py", metavar="FILE.py", help="what all arms have in common")
+    parser.add_argument("--only", default="", metavar="QUESTION[/ARM],...", help="some of the questions, or one arm of a question")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="training seeds 0 .. N-1")
+    parser.add_argument("--list", action="store_true", help="say what is asked, and run nothing")
+    parser.add_argument("--table", action="store_true", help="make the table of what has been run, and run nothing")
+    overrides, rest = common.split_overrides(argv)
+    parser.takes_config = False
+    args = parser.parse(rest)
+    from editr2_jax.claims import questions as claims
+    from editr2_jax.claims import run
+
+    chosen = claims.chosen([name for name in args.only.split(",") if name])
+    if args.list:
+        print("\n".join(f"{q.name}: {q.asks}\n    {', '.join(q.arms)} against {q.against}" for q in chosen))
+        return 0
+    if not args.out:
+        raise ValueError("claims wants --out=DIR, the folder of its runs and its table; --list only says what is asked.")
+    if args.seeds < 1:
+        raise ValueError(f"--seeds is {args.seeds}; give at least 1, and 3 for an interval that means something.")
+    config = common.load_config(args.config, overrides)
+    given = [f"--config.{name}={value}" for name, value in overrides]
+    out, seeds = Path(args.out).expanduser(), range(args.seeds)
+    if args.table:
+        path = run.write_table(chosen, seeds, config=config, out=out, command=run.command(args.config, given))
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        say = lambda text: print(text, flush=True)  # noqa: E731
+        path = run.run(chosen, seeds, spec=args.config, config=config, overrides=given, out=out, say=say)
+    print(f"table: {path}")
+    return 0
