@@ -4,7 +4,8 @@
 Three turns; intent reconstruction before each later one; LoRA on both experts; rewards IF, CC and GA/CU from pixels. Our recommended
 settings: one baseline per turn, the filter masks pictures alone and before the statistics, separate clips for words and pictures.
 Held-out reward 0.640 -> 0.723 on seed 0, paired 95 % interval +0.062 to +0.104; 12 seconds a step on two cores.
-The variant `reference` has the reference's baseline, filter and clips.
+The variant `reference` has the reference's baseline, filter and clips; `claims` is the common part of the runs behind the claims
+(python -m editr2_jax claims): 10 steps, then 128 held-out dialogues.
 """
 
 from editr2_jax import presets
@@ -20,9 +21,17 @@ REFERENCE = {
     "step.rows": 32,  # two batches, one for each update
 }
 
+CLAIMS = {
+    "loop.steps": 10,
+    "loop.save_every": 5,
+    "loop.record_every": 100,
+    "evaluate.sessions": 128,
+    "evaluate.before": False,
+}
+
 
 def get_config(variant: str = "recommended"):
-    """The run's config. `variant`: recommended or reference; another one raises ValueError."""
+    """The run's config. `variant`: recommended, reference or claims; another one raises ValueError."""
     config = presets.tabletop(presets.edit_r2())
     config.data.update(sessions=8, group=8)
     config.tabletop.update(train=2048, test=256)
@@ -36,4 +45,4 @@ def get_config(variant: str = "recommended"):
     config.step.update(updates=1, rows=64)
     config.loop.update(steps=16, save_every=4, record_every=5, record_groups=2)
     config.evaluate.update(sessions=256, rows=64)
-    return presets.on(config, variant, {"recommended": {}, "reference": REFERENCE})
+    return presets.on(config, variant, {"recommended": {}, "reference": REFERENCE, "claims": CLAIMS})
