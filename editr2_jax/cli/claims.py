@@ -6,6 +6,8 @@ from pathlib import Path
 
 from editr2_jax.cli import common
 
+COMMON = "configs/tabletop_edit_r2.py:claims"
+
 
 def main(argv: list[str]) -> int:
     """`python -m editr2_jax claims --out=DIR [--only=QUESTION[/ARM],...] [--seeds=N] [--list] [--table] [--config.a.b=VALUE ...]`
