@@ -22,7 +22,7 @@ OFF, ON = np.zeros((ROWS, TURNS), bool), np.ones((ROWS, TURNS), bool)
 def _chunk(advantage=1.0, *, image=ON, text=ON) -> Chunk:
     worth = np.full((ROWS, TURNS), advantage, np.float32)
     why = np.full((ROWS, TURNS), "")
-    credit = Credit(image_advantage=worth, text_advantage=worth, image_mask=image, text_mask=text, why=why)
+    credit = Credit(reward=worth, image_advantage=worth, text_advantage=worth, image_mask=image, text_mask=text, why=why)
     return Chunk(played=tiny_world.rollout().played, credit=credit)
 
 
@@ -105,7 +105,8 @@ def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_term():
 def test_a_lesson_takes_the_chunk_s_own_turns():
     """Credit of a step is as wide as its longest session."""
     wide = np.arange(ROWS * 3, dtype=np.float32).reshape(ROWS, 3)
-    credit = Credit(image_advantage=wide, text_advantage=wide + 1, image_mask=wide > 5, text_mask=wide > 7, why=np.full(wide.shape, ""))
+    masks = {"image_mask": wide > 5, "text_mask": wide > 7}
+    credit = Credit(reward=wide, image_advantage=wide, text_advantage=wide + 1, **masks, why=np.full(wide.shape, ""))
     given = update.lesson(Chunk(played=tiny_world.rollout().played, credit=credit), *tiny_world.asked())
     np.testing.assert_array_equal(given.image_advantage, wide[:, :TURNS])
     np.testing.assert_array_equal(given.text_advantage, wide[:, :TURNS] + 1)
