@@ -139,6 +139,8 @@ def refuse_unknown(where: str, *, grouping: str, std: str, eps: float, eps_mode:
         raise ValueError(f"{where}ddof is {ddof}; give 0 (population) or 1 (sample).")
     if not 0 <= trim < 1:
         raise ValueError(f"{where}trim is {trim}; give a share of a pool, at least 0 and less than 1.")
+    if trim and baseline == "leave_one_out":
+        raise ValueError(f"{where}trim is {trim}, but the baseline leave_one_out would tell equal rewards apart at the cut; set trim=0.")
 
 
 def _check_shapes(reward: Array, group: Array, grouping: str, mask: Array | None) -> None:
@@ -180,7 +182,7 @@ def _anchor(x: Float[Array, "B T"], enters: Bool[Array, "B T"], same: Bool[Array
 def _lowest(
     x: Float[Array, "B T"], enters: Bool[Array, "B T"], same: Bool[Array, "B B"], over_turns: bool, *, share: float
 ) -> Bool[Array, "B T"]:
-    """The lowest floor(n share) of the n entering values of every pool; of equal values any, which no statistic can tell."""
+    """The lowest floor(n share) of the n entering values of every pool; of equal values any, which mean and std do not see."""
     rows, turns = x.shape
     one_turn = jnp.ones((turns, turns), bool) if over_turns else jnp.eye(turns, dtype=bool)
     pair = (same[:, None, :, None] & one_turn[None, :, None, :]).reshape(rows * turns, rows * turns)

@@ -67,7 +67,8 @@ class AdvantageConfig:
             if getattr(self, name) not in known:
                 choices = ", ".join(choice or "'' (as for pictures)" for choice in known)
                 raise ValueError(f"AdvantageConfig.{name} is {getattr(self, name)!r}; choose one of {choices}.")
-        advantages.refuse_unknown("AdvantageConfig.", grouping=self.grouping, **self.measure("image"))
+        for area in ("image", "text"):
+            advantages.refuse_unknown("AdvantageConfig.", grouping=self.grouping, **self.measure(area))
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:

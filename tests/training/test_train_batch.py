@@ -160,6 +160,7 @@ def test_an_unknown_setting_is_refused(field, value, choices):
         ({"eps": 0.0}, "AdvantageConfig.eps is 0.0; give a positive number"),
         ({"ddof": 2}, "AdvantageConfig.ddof is 2"),
         ({"trim": 1.0}, "AdvantageConfig.trim is 1.0; give a share"),
+        ({"trim": 0.2, "text_baseline": "leave_one_out"}, "trim is 0.2, but the baseline leave_one_out"),
         ({"transform": "to_go", "gamma": 0.0}, "gamma is 0.0; give a discount above 0"),
         ({"gamma": 0.9}, "gamma is 0.9 but transform is 'none'; set transform=to_go or gamma=1"),
         ({"aggregate": "last"}, "aggregate is 'last' but grouping is 'dialogue_turn'.*set grouping=trajectory"),
