@@ -211,7 +211,8 @@ class Stage:
         """Every turn teaches."""
         shape = (self.batch, self.dialogue.turns)
         worth, learns = np.where(np.indices(shape).sum(0) % 2, 1.0, -1.0).astype(np.float32), np.ones(shape, bool)
-        return Credit(image_advantage=worth, text_advantage=worth, image_mask=learns, text_mask=learns, why=np.full(shape, ""))
+        masks = {"image_mask": learns, "text_mask": learns}
+        return Credit(reward=worth, image_advantage=worth, text_advantage=worth, **masks, why=np.full(shape, ""))
 
 
 def _sentence(tokens: int) -> str:

@@ -3,10 +3,10 @@
     pending = [suite.submit(episodes after turn t) for t in ...]   # the judges look at turn t while turn t + 1 is drawn
     scores = suite.collect(pending)
 
-    combined = sum of weight * score / sum of weight, over the rewards with a score
+    combined = sum of weight * score / sum of weight, over the rewards that count
 
-A reward that does not apply is left out and its weight shared by the others; that depends on the annotation (or, for UNMEASURABLE, on
-every rollout of the session at once), so the members of a group always carry the same weights. Everything else that is not a score
+A reward that does not apply counts nothing and its weight is shared by the others; that depends on the annotation (or, for UNMEASURABLE,
+on every rollout of the session at once), so the members of a group always carry the same weights. Everything else that is not a score
 makes the combined reward NaN: it masks the turn, it never becomes a number. Letters: B rollouts, T turns.
 """
 
@@ -24,6 +24,7 @@ from editr2_jax.records import SUBSETS, Episode, Status, Verdict
 from editr2_jax.rewards import base
 from editr2_jax.rewards.base import Reward
 from editr2_jax.rewards.questions import JudgeFormatError
+from editr2_jax.rl import fusion
 
 ERRORS = (Status.SERVICE_ERROR, Status.JUDGE_FORMAT_ERROR)
 EDIT_R2_WEIGHTS = {"if": 0.3, "cc": 0.3, "ga": 0.4}  # Edit-R2; without a global score the rest is renormalised to 0.5 and 0.5
@@ -48,6 +49,7 @@ class Scores:
 
     values: Mapping[str, Float[np.ndarray, "B T"]]  # reward name -> score in [0, 1] or NaN, float32
     verdicts: Mapping[str, tuple[tuple[Verdict, ...], ...]]  # reward name -> [B][T], status and detail
+    weights: Mapping[str, Float[np.ndarray, "B T"]]  # reward name -> what it counts, 0 where it does not apply; alike within a group
     combined: Float[np.ndarray, "B T"]  # float32, NaN masks
     error_share: float  # failed verdicts among those that applied
 
@@ -111,14 +113,11 @@ class Suite:
         verdicts = {name: tuple(tuple(turn.futures[name][row].result() for turn in pending) for row in rows) for name in self.names}
         values = {name: np.array([[v.value for v in row] for row in table], np.float32) for name, table in verdicts.items()}
         error_share = self._error_share(verdicts)
-        combined = np.stack(
-            [
-                self._combine({name: [verdicts[name][row][t] for row in rows] for name in self.names}, turn)
-                for t, turn in enumerate(pending)
-            ],
-            axis=1,
-        )
-        return Scores(values=values, verdicts=verdicts, combined=combined, error_share=error_share)
+        table_of = lambda t: {name: [row[t] for row in table] for name, table in verdicts.items()}  # noqa: E731
+        counts = [self._counts(table_of(t), turn) for t, turn in enumerate(pending)]
+        weights = {name: np.stack([turn[name] for turn in counts], axis=1) for name in self.names}
+        combined = np.asarray(fusion.of_rewards(values, weights, form="convex"))
+        return Scores(values=values, verdicts=verdicts, weights=weights, combined=combined, error_share=error_share)
 
     def score(self, turns: Sequence[Sequence[Episode]]) -> Scores:
         """Scores T turns of B episodes: turns[t][b] is the episode of rollout b after turn t."""
@@ -138,25 +137,17 @@ class Suite:
             )
         return share
 
-    def _combine(self, verdicts: Mapping[str, Sequence[Verdict]], turn: Pending) -> Float[np.ndarray, " B"]:
-        """The weighted sum of one turn."""
-        combined = np.full(len(turn.sessions), np.nan, np.float32)
+    def _counts(self, verdicts: Mapping[str, Sequence[Verdict]], turn: Pending) -> dict[str, Float[np.ndarray, " B"]]:
+        """What every reward counts in one turn; all 0 where what can be seen is less than `min_valid_weight` of what applies."""
+        counts = {name: np.zeros(len(turn.sessions), np.float32) for name in self.names}
         for row, (session, subset) in enumerate(zip(turn.sessions, turn.subsets, strict=True)):
             members = [other for other, id in enumerate(turn.sessions) if id == session]
-            total = valid = value = 0.0
-            masked = False
-            for name, weight in self._weights[subset].items():
-                verdict = verdicts[name][row]
-                if weight == 0 or verdict.status is Status.NOT_APPLICABLE:
-                    continue
-                total += weight
-                if verdict.status is Status.OK:
-                    valid, value = valid + weight, value + weight * verdict.value
-                elif not all(verdicts[name][other].status is Status.UNMEASURABLE for other in members):
-                    masked = True
-            if not masked and valid > 0 and valid >= self._min_valid_weight * total - 1e-9:
-                combined[row] = value / valid
-        return combined
+            applies = {n: w for n, w in self._weights[subset].items() if verdicts[n][row].status is not Status.NOT_APPLICABLE}
+            seen = {n: w for n, w in applies.items() if any(verdicts[n][m].status is not Status.UNMEASURABLE for m in members)}
+            if sum(seen.values()) >= self._min_valid_weight * sum(applies.values()) - 1e-9:
+                for name, weight in seen.items():
+                    counts[name][row] = weight
+        return counts
 
 
 def verdict_of(reward: Reward, episode: Episode) -> Verdict:

@@ -122,20 +122,16 @@ class EditR2:
         """Advantages over all batches of the step at once, cut back into the batches."""
         turns = max(score.combined.shape[1] for score in scores)
         together = lambda rows, fill: train_batch.pad_turns(rows, turns, fill)  # noqa: E731
-        name, failures = self.advantage.filter_reward, None
-        if all(name in score.values for score in scores):
-            failures = together([score.values[name] for score in scores], np.nan)
         made, metrics = train_batch.credit(
-            together([score.combined for score in scores], np.nan),
-            failures,
-            np.asarray([sample.group for rollout in rollouts for sample in rollout.samples], np.int32),
+            {name: together([score.values[name] for score in scores], np.nan) for name in scores[0].values},
+            {name: together([score.weights[name] for score in scores], 0.0) for name in scores[0].weights},
+            np.asarray([sample.group for rollout in rollouts for sample in rollout.samples]),
             together([rollout.fallback for rollout in rollouts], False),
             self.advantage,
+            played=together([np.ones_like(rollout.fallback) for rollout in rollouts], False),
         )
-        edges = list(itertools.accumulate((len(rollout.samples) for rollout in rollouts), initial=0))
-        rows = {f.name: getattr(made, f.name) for f in dataclasses.fields(Credit) if isinstance(getattr(made, f.name), np.ndarray)}
-        cut = lambda a, b: dataclasses.replace(made, **{name: value[a:b] for name, value in rows.items()})  # noqa: E731
-        return [cut(a, b) for a, b in itertools.pairwise(edges)], metrics
+        edges = itertools.accumulate((len(rollout.samples) for rollout in rollouts), initial=0)
+        return [made.rows(start, stop) for start, stop in itertools.pairwise(edges)], metrics
 
     def _check_ratio(self, metrics: dict[str, float]) -> None:
         for area, limit in (("image", self.config.image_tolerance), ("intent", self.config.intent_tolerance)):

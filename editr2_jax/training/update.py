@@ -149,7 +149,7 @@ def lesson(
         intent_log_prob=intent_log_prob,
         image_advantage=jnp.asarray(credit.image_advantage[:, :turns]),
         text_advantage=jnp.asarray(credit.text_advantage[:, :turns]),
-        reward=jnp.asarray(credit.reward[:, :turns]),
+        reward=jnp.nan_to_num(credit.reward[:, :turns]),  # a turn may teach without one; as a weight, a missing reward counts nothing
         image_mask=jnp.asarray(credit.image_mask[:, :turns]),
         text_mask=jnp.asarray(credit.text_mask[:, :turns]),
         image_weight=jnp.full((rows, turns), credit.image_scale, jnp.float32),

@@ -31,7 +31,8 @@ def test_what_does_not_apply_leaves_its_weight_to_the_others():
     with suite.Suite(rewards) as judged:
         scores = judged.score(batch(subset="plain"))
     np.testing.assert_allclose(scores.combined, 0.75)
-    assert np.isnan(scores.values["ga"]).all()
+    assert np.isnan(scores.values["ga"]).all() and not scores.weights["ga"].any()
+    np.testing.assert_allclose(scores.weights["cc"], 0.3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("outage", [ConnectionError("down"), JudgeFormatError("hm"), Status.INVALID_ANNOTATION, Status.UNMEASURABLE])
@@ -42,7 +43,7 @@ def test_an_outage_masks_its_sample_and_changes_nothing_else(outage):
             return judged.score(batch())
 
     clean, broken = judge(fakes.FixedReward("ga", default=0.75)), judge(OnlyFirst(outage))
-    assert np.isnan(broken.combined).sum() == 1
+    assert np.isnan(broken.combined).sum() == 1 and np.all(broken.weights["ga"] > 0), "it is missing, not left out"
     valid = ~np.isnan(broken.combined)
     np.testing.assert_array_equal(broken.combined[valid], clean.combined[valid])
 
@@ -66,9 +67,13 @@ def test_unmeasurable_for_a_whole_session_drops_the_reward_for_the_whole_group()
     nothing = {("train/0", 0): Status.UNMEASURABLE}
     rewards = [fakes.FixedReward("if", default=1.0), fakes.FixedReward("cc", nothing, default=0.0)]
     with suite.Suite(rewards, {"if": 0.5, "cc": 0.5}) as judged:
-        np.testing.assert_allclose(judged.score(batch(turns=1)).combined[:, 0], [1.0, 1.0, 0.5, 0.5])
+        scores = judged.score(batch(turns=1))
+        np.testing.assert_allclose(scores.combined[:, 0], [1.0, 1.0, 0.5, 0.5])
+        np.testing.assert_allclose(scores.weights["cc"][:, 0], [0.0, 0.0, 0.5, 0.5])
     with suite.Suite(rewards, {"if": 0.5, "cc": 0.5}, min_valid_weight=0.6) as judged:
-        np.testing.assert_allclose(judged.score(batch(turns=1)).combined[:, 0], [np.nan, np.nan, 0.5, 0.5])
+        scores = judged.score(batch(turns=1))
+        np.testing.assert_allclose(scores.combined[:, 0], [np.nan, np.nan, 0.5, 0.5])
+        np.testing.assert_allclose(scores.weights["if"][:, 0], [0.0, 0.0, 0.5, 0.5])
 
 
 def test_too_many_errors_stop_the_step_and_say_which():

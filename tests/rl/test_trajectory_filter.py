@@ -23,6 +23,12 @@ def test_a_turn_never_comes_back(scores):
     assert mask[0] and np.all(mask[1:] <= mask[:-1])
 
 
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, np.nan]), min_size=4, max_size=4), st.floats(0, 1), st.floats(0, 1))
+def test_a_higher_floor_keeps_no_more(scores, a, b):
+    low, high = (np.asarray(trajectory_filter.learn_mask(jnp.array([scores]), floor=floor)) for floor in sorted((a, b)))
+    assert np.all(high <= low)
+
+
 @pytest.mark.parametrize(("mode", "image", "text"), [("all", False, False), ("image", False, True), ("off", True, True)])
 def test_modes_say_who_is_filtered(mode, image, text):
     image_mask, text_mask = trajectory_filter.masks(jnp.array([[0.0, 1.0]]), mode=mode)
