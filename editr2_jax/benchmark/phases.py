@@ -126,10 +126,12 @@ def _denoise(stage: Stage) -> Call:
     network, weights = stage.bare
     noise, context, flow = jnp.asarray(stage.latents), stage.context, stage.policy.flow
 
+    steps = jnp.broadcast_to(jnp.arange(stage.dialogue.window), (stage.batch, stage.dialogue.window))
+
     def loop(weights, context, noise):
-        model = network.policy(weights.trainable, weights.frozen)
+        model, scratch = network.policy(weights.trainable, weights.frozen), stage.policy.slots.scratch
         return image_policy.sample(
-            model, context, flow=flow, size=stage.size, noise=noise, step_noise=lambda step: noise, scratch=stage.policy.slots.scratch
+            model, context, flow=flow, size=stage.size, noise=noise, steps=steps, step_noise=lambda step: noise, scratch=scratch
         )
 
     compiled = jax.jit(loop)
@@ -159,7 +161,7 @@ def _token(stage: Stage) -> Call:
 
 def _session(stage: Stage) -> Call:
     words, (_, weights) = Words(stage.dialogue.config), stage.bare
-    return lambda: collect.play(stage.player, weights, stage.samples, key=jax.random.key(0), tokenizer=words).played.latents
+    return lambda: collect.play(stage.player, weights, stage.samples, key=jax.random.key(0), tokenizer=words).played.clean
 
 
 # Learning -----------------------------------------------------------------------------------------------------------------------------

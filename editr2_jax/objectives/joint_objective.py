@@ -192,9 +192,8 @@ def _flow(played: Played, policy: PolicyConfig) -> dict:
 
 def _stored(played: Played, replay: Replay, turn, slot) -> tuple[tuple[Array, Array, Array], Sight]:
     """The stochastic step `slot` of `turn` (x, x', index on the grid) and what was seen then."""
-    latents = played.latents[:, turn]
     seen = jax.tree.map(lambda x: x[turn], replay.drawing)
-    return (latents[:, slot], latents[:, slot + 1], played.step[:, turn, slot]), seen
+    return (played.x[:, turn][:, slot], played.x_next[:, turn][:, slot], played.step[:, turn, slot]), seen
 
 
 def _asked(model: Bagel, played: Played, replay: Replay, turn, policy: PolicyConfig) -> tuple[KVCache, Array, Array]:
