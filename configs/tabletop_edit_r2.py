@@ -4,8 +4,9 @@
 Three turns; intent reconstruction before each later one; LoRA on both experts; rewards IF, CC and GA/CU from pixels. Our recommended
 settings: one baseline per turn, the filter masks pictures alone and before the statistics, separate clips for words and pictures.
 Held-out reward 0.640 -> 0.723 on seed 0, paired 95 % interval +0.062 to +0.104; 12 seconds a step on two cores.
-The variant `reference` has the reference's baseline, filter and clips; `claims` is the common part of the runs behind the claims
-(python -m editr2_jax claims): 10 steps, then 128 held-out dialogues.
+The variant `reference` has the reference's baseline, filter and clips. Its windows are drawn from keys and its initial noise is new in
+every iteration; in the reference a process keeps one window for the whole run, and a dialogue one noise (`rollout.noise=dialogue`).
+The variant `claims` is the common part of the runs behind the claims (python -m editr2_jax claims): 10 steps, then 128 dialogues.
 """
 
 from editr2_jax import presets
@@ -37,7 +38,8 @@ def get_config(variant: str = "recommended"):
     config.tabletop.update(train=2048, test=256)
     config.lora.update(rank=16, alpha=32.0)
     config.rollout.kernel.noise_level = 0.9
-    config.rollout.update(window_first=1, temperature=0.9)
+    config.rollout.window.first = 1  # at t = 1 the step draws too much noise
+    config.rollout.temperature = 0.9
     config.objective.image.update(kl_weight=0.01)
     config.objective.image.grpo.update(clip_low=2e-4, clip_high=2e-4)
     config.objective.intent.grpo.update(clip_low=0.2, clip_high=0.28)

@@ -21,6 +21,7 @@ from editr2_jax import presets
 from editr2_jax.data import images, pipeline
 from editr2_jax.data.tokenizer import Tokenizer, train_tiny
 from editr2_jax.flow.kernels import Kernel
+from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.models import network as networks
 from editr2_jax.models.bagel import bagel, vae_start
 from editr2_jax.models.bagel import config as sizes
@@ -128,8 +129,9 @@ def policy(config) -> PolicyConfig:
 def rollout(config) -> RolloutConfig:
     """How sessions are played."""
     section = config.rollout
-    own = {name: section[name] for name in ("turns", "window_first", "window_last", "reconstruct")}
-    return RolloutConfig(**own, policy=policy(config), prompt=settings(IntentPrompt, section.prompt))
+    own = {name: section[name] for name in ("turns", "noise", "reconstruct")}
+    window, prompt = settings(WindowConfig, section.window), settings(IntentPrompt, section.prompt)
+    return RolloutConfig(**own, policy=policy(config), window=window, prompt=prompt)
 
 
 def player(config, network: Network) -> Player:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from editr2_jax.evaluation.runner import EvaluationConfig
 from editr2_jax.flow.kernels import Kernel
+from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.models.lora import LoraConfig
 from editr2_jax.objectives import catalogue
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
@@ -55,12 +56,12 @@ def edit_r2() -> ConfigDict:
             "tabletop": {"train": 2048, "test": 512, "turns": 3, "size": (64, 64), "seed": 0, "targets": False, "workers": 2},
             "rollout": {
                 "turns": 3,
-                "window_first": 0,
-                "window_last": 7,
+                "noise": "iteration",
                 "reconstruct": True,
                 "temperature": 0.7,
                 "flow": _section(FlowConfig, without=("kernel",)),
                 "kernel": _section(Kernel),
+                "window": _section(WindowConfig),
                 "slots": _section(Slots),
                 "prompt": _section(IntentPrompt),
             },
@@ -94,7 +95,7 @@ def tabletop(config: ConfigDict) -> ConfigDict:
     config.rollout.prompt.update(system="Resolve.", question="{history} Now: {instruction}", entry="{number}. {instruction}")
     config.rollout.slots.update(instruction=72, later=36, system=6, question=124, intent=24)
     config.rollout.flow.update(grid_points=9, text_scale=2.0, image_scale=1.0)
-    config.rollout.window_last = 4
+    config.rollout.window.last = 4
     config.data.remember = True
     return config
 

@@ -6,6 +6,8 @@ import pytest
 
 from editr2_jax import assemble, experiment
 from editr2_jax.cli import common
+from editr2_jax.flow.kernels import Kernel
+from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.training import edit_r2
 from editr2_jax.training.edit_r2 import StepConfig
 from editr2_jax.training.state import OptimizerConfig
@@ -25,7 +27,7 @@ RUNS = [
 def test_a_run_holds_together(run):
     config = common.load_config(str(CONFIGS / run))
     assert config.recipe in experiment.RECIPES and tuple(config.tabletop.size) == (48, 48)
-    assemble.policy(config), assemble.objective(config)
+    assemble.rollout(config), assemble.objective(config)
     assemble.settings(OptimizerConfig, config.optimizer).build()
     assemble.settings(AdvantageConfig, config.advantage)
     if config.recipe == "edit_r2":
@@ -34,6 +36,13 @@ def test_a_run_holds_together(run):
         edit_r2._deal(range(config.data.sessions * config.data.group // step.rows), step.updates)
     else:
         assert config.train == "full" and config.tabletop.targets
+
+
+def test_the_main_job_draws_two_steps_of_the_first_half():
+    """Steps 1 to 3 of 8, two in a row; noise and window are new in every iteration, and a group's own."""
+    rollout = assemble.rollout(common.load_config(str(CONFIGS / "tabletop_edit_r2.py")))
+    assert (rollout.window, rollout.noise, rollout.policy.flow.steps) == (WindowConfig(size=2, first=1, last=4), "iteration", 8)
+    assert (rollout.policy.flow.schedule, rollout.policy.flow.kernel) == ("bagel", Kernel(kind="sde", noise_level=0.9))
 
 
 def test_every_config_is_here():

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.models import lora, network
 from editr2_jax.objectives.joint_objective import Lesson, ObjectiveConfig
 from editr2_jax.policies.context import Context, Slots
@@ -30,9 +31,10 @@ from editr2_jax.training.update import Updater
 
 HEIGHT, WIDTH, TURNS = 32, 48, 2
 SLOTS = Slots(instruction=8, later=6, system=3, question=14, intent=5)
-POLICY = PolicyConfig(flow=FlowConfig(grid_points=4, window=2), slots=SLOTS)
+POLICY = PolicyConfig(flow=FlowConfig(grid_points=4), slots=SLOTS)
+WINDOW = WindowConfig(size=2, last=3)
 PROMPT = IntentPrompt(system="Go.", question="{history} | {instruction} ?")
-ROLLOUT = RolloutConfig(turns=TURNS, policy=POLICY, window_last=3, prompt=PROMPT)
+ROLLOUT = RolloutConfig(turns=TURNS, policy=POLICY, window=WINDOW, prompt=PROMPT)
 LORA = lora.LoraConfig(rank=2, alpha=4.0)
 GROUPS, MEMBERS = (5, 9), 2  # numbers of the sessions in their stream, and rollouts of each
 

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from editr2_jax.benchmark.flops import Dialogue
+from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.models import network as networks
 from editr2_jax.models.bagel import bagel
 from editr2_jax.models.bagel import config as configs
@@ -95,7 +96,7 @@ class Stage:
     def policy(self) -> PolicyConfig:
         d = self.dialogue
         slots = Slots(instruction=d.instruction, later=d.instruction, system=d.system, question=d.question, intent=d.intent)
-        return PolicyConfig(flow=FlowConfig(grid_points=d.steps + 1, window=d.window), slots=slots)
+        return PolicyConfig(flow=FlowConfig(grid_points=d.steps + 1), slots=slots)
 
     @functools.cached_property
     def bare(self) -> tuple[Network, Weights]:
@@ -114,7 +115,8 @@ class Stage:
     def player(self) -> Player:
         d = self.dialogue
         prompt = IntentPrompt(system=_sentence(d.system), question="{history} {instruction}", entry="{instruction}")
-        config = RolloutConfig(turns=d.turns, policy=self.policy, window_last=min(7, d.steps), prompt=prompt)
+        window = WindowConfig(size=d.window, last=min(7, d.steps))
+        config = RolloutConfig(turns=d.turns, policy=self.policy, window=window, prompt=prompt)
         return Player(self.bare[0], config)
 
     @functools.cached_property
@@ -196,9 +198,12 @@ class Stage:
         )
         tokens, written = by_turn(self.segment(d.intent))
         rng = np.random.default_rng(5)
+        draw = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731
         return Played(
             script=script,
-            latents=jnp.asarray(rng.standard_normal((b, d.turns, w + 1, d.latents, d.config.token_dim), np.float32)),
+            x=draw(b, d.turns, w, d.latents, d.config.token_dim),
+            x_next=draw(b, d.turns, w, d.latents, d.config.token_dim),
+            clean=draw(b, d.turns, d.latents, d.config.token_dim),
             step=jnp.broadcast_to(jnp.arange(w), (b, d.turns, w)),
             image_log_prob=jnp.zeros((b, d.turns, w)),
             intent=tokens,

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from editr2_jax.benchmark import flops, timing
 from editr2_jax.benchmark.cases import Stage, Words
@@ -126,10 +127,12 @@ def _denoise(stage: Stage) -> Call:
     network, weights = stage.bare
     noise, context, flow = jnp.asarray(stage.latents), stage.context, stage.policy.flow
 
+    steps = jnp.broadcast_to(jnp.arange(stage.dialogue.window), (stage.batch, stage.dialogue.window))
+
     def loop(weights, context, noise):
-        model = network.policy(weights.trainable, weights.frozen)
+        model, scratch = network.policy(weights.trainable, weights.frozen), stage.policy.slots.scratch
         return image_policy.sample(
-            model, context, flow=flow, size=stage.size, noise=noise, step_noise=lambda step: noise, scratch=stage.policy.slots.scratch
+            model, context, flow=flow, size=stage.size, noise=noise, steps=steps, step_noise=lambda step: noise, scratch=scratch
         )
 
     compiled = jax.jit(loop)
@@ -159,7 +162,7 @@ def _token(stage: Stage) -> Call:
 
 def _session(stage: Stage) -> Call:
     words, (_, weights) = Words(stage.dialogue.config), stage.bare
-    return lambda: collect.play(stage.player, weights, stage.samples, key=jax.random.key(0), tokenizer=words).played.latents
+    return lambda: collect.play(stage.player, weights, stage.samples, key=jax.random.key(0), tokenizer=words).played.clean
 
 
 # Learning -----------------------------------------------------------------------------------------------------------------------------
@@ -176,13 +179,14 @@ def _recall(stage: Stage) -> Call:
 
 def _update(stage: Stage) -> Call:
     updater, weights = _updater(stage), stage.adapted[1]
-    chunk = Chunk(played=stage.played, credit=stage.credit)
+    rows = np.arange(stage.played.step.shape[0])
+    chunk = Chunk(played=stage.played, credit=stage.credit, group=rows, member=np.zeros_like(rows))
     old = {id(chunk): (stage.played.image_log_prob, stage.played.intent_log_prob)}
     state = states.create(jax.tree.map(jnp.copy, weights.trainable), updater.optimizer)
 
     def call():
         nonlocal state  # its buffers are given away to the next state
-        state, _ = updater.step(state, weights.frozen, [[chunk]], old=old)
+        state, _ = updater.step(state, weights.frozen, [[chunk]], old=old, key=jax.random.key(0))
         return state.trainable
 
     return call

@@ -4,22 +4,27 @@
 
 Letters: B rows; eta noise_level in [0, 1] (0.8 is Flow-GRPO's; beyond 1 the noise falls again). Times are scalars or [B].
 clean and noise are what v implies.
-The published score is not divided by 2 std^2, which scales every log ratio by 2 std^2; scaled=True gives the true Gaussian.
+The published score is not divided by 2 std^2, which scales every log ratio by 2 std^2; `Kernel.scaled` gives the true Gaussian.
 The last step (t' = 0) has no spread and is deterministic. Source: Flow-GRPO, Edit-R2.
 """
 
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from editr2_jax.flow import rectified_flow, transition
 
 Time = Float[Array, "*B"] | float
 
 
-def moments(x: Float[Array, "B ..."], v: Float[Array, "B ..."], t: Time, t_next: Time, *, noise_level: Time) -> transition.Moments:
-    """Mean and spread of the step from t to t_next; here sigma is the spread itself."""
+def moments(
+    x: Float[Array, "B ..."], v: Float[Array, "B ..."], t: Time, t_next: Time, *, noise_level: Time, t_guard: Time
+) -> transition.Moments:
+    """Mean and spread of the step from t to t_next; here sigma is the spread itself. t_guard is not needed.
+
+    t_next is the grid's next time also for a window's last step.
+    """
     x, v, t, t_next, eta = rectified_flow.working(x, v, t, t_next, noise_level)
     angle = eta * (jnp.pi / 2)
     std = jnp.broadcast_to(t_next * jnp.sin(angle), x.shape[:1])
@@ -27,39 +32,3 @@ def moments(x: Float[Array, "B ..."], v: Float[Array, "B ..."], t: Time, t_next:
     keep_noise = rectified_flow.per_row(t_next * jnp.abs(jnp.cos(angle)), x)  # = sqrt(t'^2 - std^2)
     mean = keep_clean * rectified_flow.clean_from(x, v, t) + keep_noise * rectified_flow.noise_from(x, v, t)
     return transition.Moments(mean=mean, std=std, sigma=std)
-
-
-def step(
-    x: Float[Array, "B ..."],
-    v: Float[Array, "B ..."],
-    t: Time,
-    t_next: Time,
-    *,
-    noise_level: Time,
-    eps: Float[Array, "B ..."],
-    t_guard: Time = 1.0,
-    stochastic: Bool[Array, "*B"] | bool = True,
-    scaled: bool = False,
-) -> transition.Step:
-    """As `flow_sde.step`; t_guard is not needed here and ignored."""
-    drawn = moments(x, v, t, t_next, noise_level=noise_level)
-    return transition.draw(drawn, rectified_flow.euler(x, v, t, t_next), eps, stochastic, scaled=scaled)
-
-
-def log_prob(
-    x: Float[Array, "B ..."],
-    v: Float[Array, "B ..."],
-    x_next: Float[Array, "B ..."],
-    t: Time,
-    t_next: Time,
-    *,
-    noise_level: Time,
-    t_guard: Time = 1.0,
-    scaled: bool = False,
-) -> transition.Density:
-    """As `flow_sde.log_prob`, but of a step without spread the unscaled score is still a distance.
-
-    t_next is the grid's next time also for a window's last step.
-    """
-    mean, std, sigma = moments(x, v, t, t_next, noise_level=noise_level)
-    return transition.Density(log_prob=transition.log_density(x_next, mean, std, scaled=scaled), mean=mean, std=std, sigma=sigma)

@@ -10,7 +10,7 @@ The guard keeps t = 1 finite and leaves a little too much noise there (std = eta
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from editr2_jax.flow import rectified_flow, transition
 
@@ -29,34 +29,3 @@ def moments(
     pull = rectified_flow.per_row(jnp.square(eta) * per_time / 2, x)
     drift = v + pull * rectified_flow.noise_from(x, v, t)
     return transition.Moments(mean=x + drift * rectified_flow.per_row(t_next - t, x), std=std, sigma=sigma)
-
-
-def step(
-    x: Float[Array, "B ..."],
-    v: Float[Array, "B ..."],
-    t: Time,
-    t_next: Time,
-    *,
-    noise_level: Time,
-    t_guard: Time,
-    eps: Float[Array, "B ..."],
-    stochastic: Bool[Array, "*B"] | bool = True,
-) -> transition.Step:
-    """One step with noise eps ~ N(0, I), scored; the Euler step with log_prob 0 where not stochastic or noise_level is 0."""
-    drawn = moments(x, v, t, t_next, noise_level=noise_level, t_guard=t_guard)
-    return transition.draw(drawn, rectified_flow.euler(x, v, t, t_next), eps, stochastic)
-
-
-def log_prob(
-    x: Float[Array, "B ..."],
-    v: Float[Array, "B ..."],
-    x_next: Float[Array, "B ..."],
-    t: Time,
-    t_next: Time,
-    *,
-    noise_level: Time,
-    t_guard: Time,
-) -> transition.Density:
-    """The score of a recorded step under velocity v: the same arithmetic as `step`, so a fresh draw has ratio one."""
-    mean, std, sigma = moments(x, v, t, t_next, noise_level=noise_level, t_guard=t_guard)
-    return transition.Density(log_prob=transition.log_density(x_next, mean, std), mean=mean, std=std, sigma=sigma)

@@ -74,3 +74,9 @@ def draw(
     mean = jnp.where(noisy, mean, euler)
     x_next = jnp.where(noisy, mean + rectified_flow.per_row(std, mean) * eps.astype(mean.dtype), euler)
     return Step(next=x_next, mean=mean, std=std, sigma=sigma, log_prob=log_density(x_next, mean, std, scaled=scaled))
+
+
+def score(moments: Moments, x_next: Float[Array, "B ..."], *, scaled: bool = True) -> Density:
+    """The density of a recorded step under these moments: the arithmetic of `draw`, so a fresh draw has ratio one."""
+    mean, std, sigma = moments
+    return Density(log_prob=log_density(x_next, mean, std, scaled=scaled), mean=mean, std=std, sigma=sigma)

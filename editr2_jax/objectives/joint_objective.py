@@ -271,8 +271,7 @@ def _flow(played: Played, policy: PolicyConfig) -> dict:
 
 def _latents(played: Played, turn, slot) -> tuple[Array, Array, Array]:
     """The stochastic step `slot` of `turn`: x, x', index on the grid."""
-    latents = played.latents[:, turn]
-    return latents[:, slot], latents[:, slot + 1], played.step[:, turn, slot]
+    return played.x[:, turn][:, slot], played.x_next[:, turn][:, slot], played.step[:, turn, slot]
 
 
 def _stored(played: Played, replay: Replay, turn, slot) -> tuple[tuple[Array, Array, Array], Sight]:

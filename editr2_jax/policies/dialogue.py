@@ -56,8 +56,10 @@ class Played:
     """The arrays of a rollout: all that the update needs to ask both policies again."""
 
     script: Script
-    latents: Float[Array, "B T W+1 L C"]
-    step: Int[Array, "B T W"]  # indices of the stochastic steps on the time grid
+    x: Float[Array, "B T W L C"]  # before each stochastic step
+    x_next: Float[Array, "B T W L C"]  # and after it
+    clean: Float[Array, "B T L C"]  # the final latent, at t = 0
+    step: Int[Array, "B T W"]  # indices of the stochastic steps on the time grid; W may be 0
     image_log_prob: Float[Array, "B T W"]
     intent: Int[Array, "B T K"]
     intent_count: Int[Array, "B T"]  # 0 where no intent was asked for

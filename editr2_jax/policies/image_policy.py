@@ -1,6 +1,6 @@
 """The continuous policy: a picture is drawn by denoising steps, of which a short window is stochastic.
 
-Letters: B rows, L latent tokens, C numbers in a token, W stochastic steps.
+Letters: B rows, L latent tokens, C numbers in a token, S steps, W stochastic steps.
 Both verbs of the policy stand here: `sample` draws, `log_prob` asks again how likely a drawn step was, through the same velocity and the
 same transition kernel. The policy's velocity is the guided one, in sampling and in the loss. Source: Flow-GRPO (arXiv 2505.05470), its
 window from MixGRPO, settings of Edit-R2; golden cases e, f, g0, g1.
@@ -19,15 +19,17 @@ from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies.context import Context, Sight
 
+SCHEDULES = ("bagel", "static", "dynamic")  # of timesteps: shifted, static, dynamic
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     """How a picture is drawn."""
 
+    schedule: str = "bagel"  # one of SCHEDULES
     grid_points: int = 15  # points of the time grid: one step less
-    shift: float = 3.0
-    kernel: kernels.Kernel = kernels.Kernel()
-    window: int = 2  # stochastic steps W; 0 draws without noise
+    shift: float = 3.0  # of bagel and static; that of dynamic follows from the picture's size
+    kernel: kernels.Kernel = kernels.Kernel()  # of the stochastic steps
     text_scale: float = 4.0
     image_scale: float = 2.0
     renorm: str = "text_channel"
@@ -37,9 +39,12 @@ class FlowConfig:
     def __post_init__(self):
         if self.renorm not in guidance.RENORMS:
             raise ValueError(f"FlowConfig.renorm is {self.renorm!r}; choose one of {', '.join(guidance.RENORMS)}.")
-        if self.grid_points < 2 or not 0 <= self.window < self.grid_points:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"FlowConfig.schedule is {self.schedule!r}; choose one of {', '.join(SCHEDULES)}.")
+        if self.grid_points < 2 or not self.shift > 0:
             raise ValueError(
-                f"FlowConfig: {self.grid_points} grid points cannot hold {self.window} stochastic steps; give at least window + 1 points."
+                f"FlowConfig: {self.grid_points} grid points and a shift of {self.shift}; "
+                "give at least 2 points (steps + 1) and a shift above 0."
             )
 
     @property
@@ -52,9 +57,15 @@ class FlowConfig:
         """Guidance branches that have to run: 1 without text guidance, 2 without image guidance."""
         return 1 + sum(guidance.branches(self.text_scale, self.image_scale))
 
-    def grid(self) -> Float[Array, "S+1"]:
-        """Times from 1 (noise) to 0 (picture)."""
-        return timesteps.shifted(self.grid_points, self.shift)
+    def grid(self, tokens: int | None = None) -> Float[Array, "S+1"]:
+        """Times from 1 (noise) to 0 (picture). The dynamic schedule depends on L, `tokens`, and raises ValueError where it is missing."""
+        if self.schedule == "bagel":
+            return timesteps.shifted(self.grid_points, self.shift)
+        if self.schedule == "static":
+            return timesteps.static(self.grid_points, self.shift)
+        if tokens is None:
+            raise ValueError("the dynamic schedule depends on the picture's latent tokens; say how many there are: grid(tokens).")
+        return timesteps.dynamic(self.grid_points, timesteps.exponent(tokens))
 
 
 def guided_velocity(
@@ -94,27 +105,27 @@ def sample(
     flow: FlowConfig,
     size: tuple[int, int],
     noise: Float[Array, "B L C"],
-    begin: Int[Array, "B"] | int = 0,
+    steps: Int[Array, "B W"] | None = None,
     step_noise: Callable[[Int[Array, ""]], Float[Array, "B L C"]] = lambda step: jnp.zeros(()),
     scratch: int = 0,
 ) -> denoise.Denoised:
-    """Draws pictures from initial noise; steps begin .. begin + W - 1 are stochastic, the others follow the ODE.
+    """Draws pictures from initial noise; of every row its `steps` are stochastic (None: none is), the others follow the ODE.
 
-    `step_noise(i)` is the standard normal draw of step i; it is not called when the window is 0.
+    `step_noise(i)` is the standard normal draw of step i; it is not called where no step is stochastic.
     """
     seen, rows = contexts.sight(context), noise.shape[0]
 
     def velocity(x, t, step):
         return guided_velocity(model, context, seen, x, jnp.full((rows,), t), flow=flow, size=size, scratch=scratch)
 
-    return denoise.run(velocity, step_noise, noise, grid=flow.grid(), kernel=flow.kernel, start=begin, size=flow.window)
+    return denoise.run(velocity, step_noise, noise, grid=flow.grid(noise.shape[1]), kernel=flow.kernel, steps=steps)
 
 
 def transition_density(
     flow: FlowConfig, v: Float[Array, "B L C"], x: Float[Array, "B L C"], x_next: Float[Array, "B L C"], step: Int[Array, "B"]
 ) -> transition.Density:
     """The score of the recorded stochastic step from x to x_next under velocity v, with its mean and spread."""
-    grid = flow.grid()
+    grid = flow.grid(x.shape[1])
     return flow.kernel.log_prob(x, v, x_next, grid[step], grid[step + 1], t_guard=grid[1])
 
 
@@ -131,5 +142,5 @@ def log_prob(
     scratch: int = 0,
 ) -> tuple[transition.Density, Float[Array, "B L C"]]:
     """The score of a recorded step under the model, and the guided velocity behind it."""
-    v = guided_velocity(model, context, seen, x, flow.grid()[step], flow=flow, size=size, scratch=scratch)
+    v = guided_velocity(model, context, seen, x, flow.grid(x.shape[1])[step], flow=flow, size=size, scratch=scratch)
     return transition_density(flow, v, x, x_next, step), v

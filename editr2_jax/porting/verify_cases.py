@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from editr2_jax.flow import denoise, guidance, kernels, sde_window, timesteps
 from editr2_jax.models.bagel import bagel, pixels, positions
@@ -249,19 +249,20 @@ def _text_slots(subject: Subject) -> np.ndarray:
 def picture(subject: Subject, case: str) -> Ours:
     """A picture drawn behind the dialogue of case d, with or without a window of stochastic steps."""
     args = subject.recorded.args(case)
-    flow, size, begin = flow_of(args), size_of(args), args.get("sde_window_begin", 0)
+    flow, size = flow_of(args), size_of(args)
     noise = jnp.asarray(subject.recorded[f"{case}.init_noise"])[None]
     name = f"{case}.step_noise"
     steps = jnp.asarray(subject.recorded[name])[:, None] if name in subject.recorded else jnp.zeros((flow.steps, *noise.shape))
     how = {"flow": flow, "size": size, "scratch": subject.scratch}
-    drawn = subject.run(_draw, subject.context, noise, steps, jnp.int32(begin), **how)
-    walked = _walk(subject, noise, steps, begin, **how)
+    window = _window(args)
+    drawn = subject.run(_draw, subject.context, noise, steps, window, **how)
+    walked = _walk(subject, noise, steps, window, **how)
     grid, rows_and_columns = np.asarray(flow.grid()), subject.model.latent_grid(*size)
-    window = slice(begin, begin + flow.window)
-    ours = {"x_t": walked["x"], "v_t": walked["v"], "prev_sample_mean": walked["mean"][window], "std_dev_t": walked["sigma"][window]}
+    inside = np.asarray(window[0])
+    ours = {"x_t": walked["x"], "v_t": walked["v"], "prev_sample_mean": walked["mean"][inside], "std_dev_t": walked["sigma"][inside]}
     ours |= {"timesteps": grid[:-1], "dts": grid[:-1] - grid[1:]}
-    if flow.window:
-        ours |= _window(drawn.trajectory)
+    if inside.size:
+        ours |= _recorded(drawn.trajectory)
     ours["unpatchified"] = _first(pixels.unpatchify(drawn.latent, *rows_and_columns, subject.config.latent_patch))
     ours |= _pictures(subject.compiled.decode(drawn.latent, *size))
     return {f"{case}.{name}": value for name, value in ours.items()}
@@ -272,14 +273,14 @@ def _draw(
     stage: Context,
     noise: Float[Array, "1 L C"],
     steps: Float[Array, "S 1 L C"],
-    begin: Array,
+    window: Int[Array, "1 W"],
     *,
     flow: FlowConfig,
     size: tuple[int, int],
     scratch: int,
 ) -> denoise.Denoised:
     return image_policy.sample(
-        model, stage, flow=flow, size=size, noise=noise, begin=begin, step_noise=lambda step: steps[step], scratch=scratch
+        model, stage, flow=flow, size=size, noise=noise, steps=window, step_noise=lambda step: steps[step], scratch=scratch
     )
 
 
@@ -287,7 +288,7 @@ def _walk(
     subject: Subject,
     x: Float[Array, "1 L C"],
     steps: Float[Array, "S 1 L C"],
-    begin: int,
+    window: Int[Array, "1 W"],
     *,
     flow: FlowConfig,
     size: tuple[int, int],
@@ -298,7 +299,7 @@ def _walk(
     found: dict[str, list[Array]] = {"x": [x[0]], "v": [], "mean": [], "sigma": []}
     for i in range(flow.steps):
         v = image_policy.guided_velocity(subject.compiled, stage, seen, x, grid[i][None], flow=flow, size=size, scratch=scratch)
-        inside = sde_window.contains(i, begin, flow.window)
+        inside = sde_window.contains(window, i)
         taken = flow.kernel.step(x, v, grid[i], grid[i + 1], t_guard=grid[1], eps=steps[i], stochastic=inside)
         x = taken.next
         for name, value in (("x", x), ("v", v), ("mean", taken.mean), ("sigma", taken.sigma)):
@@ -306,8 +307,15 @@ def _walk(
     return {name: np.stack(values) for name, values in found.items()}
 
 
-def _window(trajectory: denoise.Trajectory) -> dict[str, Array]:
-    return {"all_latents": trajectory.latents[0], "all_log_probs": trajectory.log_prob[0], "timesteps": trajectory.t[0]}
+def _window(args: Mapping[str, Any]) -> Int[Array, "1 W"]:
+    """The stochastic steps of a case; without a window there are none."""
+    return args.get("sde_window_begin", 0) + jnp.arange(args.get("sde_window_size", 0), dtype=jnp.int32)[None]
+
+
+def _recorded(trajectory: denoise.Trajectory) -> dict[str, Array]:
+    """A window as it is recorded: in one piece, so that a step's end is the next one's start."""
+    latents = jnp.concatenate([trajectory.x[0, :1], trajectory.x_next[0]])
+    return {"all_latents": latents, "all_log_probs": trajectory.log_prob[0], "timesteps": trajectory.t[0]}
 
 
 def _pictures(decoded: Float[Array, "1 H W 3"]) -> dict[str, Array]:
@@ -418,7 +426,7 @@ def session(subject: Subject, case: str) -> Ours:
     pixel does not spread.
     """
     args, recorded = subject.recorded.args(case), subject.recorded
-    flow, size, begin = flow_of(args), size_of(args), jnp.int32(args["sde_window_begin"])
+    flow, size, window = flow_of(args), size_of(args), _window(args)
     noises = recorded.numbered(f"{case}.init_noise_{{}}")
     terms = subject.interleaved([recorded["d.img0_u8"], *recorded.numbered(f"{case}.turn{{}}_u8")])
     stages = dialogue(subject.compiled, terms, capacity=subject.capacity)
@@ -426,8 +434,8 @@ def session(subject: Subject, case: str) -> Ours:
     for turn, noise in enumerate(noises):
         steps = jnp.asarray(recorded[f"{case}.step_noise_{turn}"])[:, None]
         stage = stages[2 * turn + 1]
-        drawn = subject.run(_draw, stage, jnp.asarray(noise)[None], steps, begin, flow=flow, size=size, scratch=subject.scratch)
-        ours |= {f"{case}.{name}_{turn}": value for name, value in _window(drawn.trajectory).items()}
+        drawn = subject.run(_draw, stage, jnp.asarray(noise)[None], steps, window, flow=flow, size=size, scratch=subject.scratch)
+        ours |= {f"{case}.{name}_{turn}": value for name, value in _recorded(drawn.trajectory).items()}
         shown = _pictures(subject.compiled.decode(drawn.latent, *size))
         ours |= {f"{case}.image_{turn}": shown["image"], f"{case}.turn{turn}_u8": shown["image_u8"]}
     ours[f"{case}.trace"] = [[_trace(stage)[i] for i in (0, 2)] for stage in stages[::2]]

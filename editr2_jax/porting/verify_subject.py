@@ -215,7 +215,6 @@ def flow_of(args: Mapping[str, Any], **changes: Any) -> FlowConfig:
         grid_points=args["num_timesteps"],
         shift=args["timestep_shift"],
         kernel=kernel,
-        window=args.get("sde_window_size", 0),
         text_scale=args["cfg_text_scale"],
         image_scale=args["cfg_img_scale"],
         renorm=args["cfg_renorm_type"],

@@ -8,7 +8,6 @@ Letters: P sessions, G group, B = P * G rows, T turns, W stochastic steps, K int
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,6 +21,7 @@ from editr2_jax.policies.intent_policy import Intent
 from editr2_jax.records import Episode, Sample, Session
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
+from editr2_jax.runtime import keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,11 +54,26 @@ OnTurn = Callable[[int, Sequence[Episode]], None]
 
 
 def play(
-    player: Player, weights: Weights, samples: Sequence[Sample], *, key: jax.Array, tokenizer, on_turn: OnTurn = lambda *_: None
+    player: Player,
+    weights: Weights,
+    samples: Sequence[Sample],
+    *,
+    key: jax.Array,
+    tokenizer,
+    iteration: int | None = None,
+    seed: int | None = None,
+    on_turn: OnTurn = lambda *_: None,
 ) -> Rollout:
     """Plays sessions of one `Shape`. `samples` holds each session G times in a row.
 
-    `on_turn(t, episodes)` is called with the episodes of a turn as soon as its pictures are there.
+    Args:
+        key: of all that this iteration draws.
+        iteration: its number, which a sliding window depends on.
+        seed: the run's, which the initial noise that a dialogue keeps for the run depends on.
+        on_turn: on_turn(t, episodes) is called with the episodes of a turn as soon as its pictures are there.
+
+    Raises:
+        ValueError: words have no room in their slots; or the config asks for an iteration or a seed that is not told.
     """
     config, rows = player.config, len(samples)
     group = sum(sample.group == samples[0].group for sample in samples)
@@ -67,6 +82,7 @@ def play(
     turns = shape_of(samples[0], config.turns).turns
     instructions = [[turn.instruction for turn in sample.session.turns[:turns]] for sample in samples]
     streams = _Streams(key, np.asarray([s.group for s in samples], np.uint32), np.asarray([s.member for s in samples], np.uint32))
+    start = _noise_keys(player, streams, samples, seed)
 
     context = player.open(weights, source, group=group, turns=turns)
     texts = [(row[0], None, False) for row in instructions]  # per row: what conditions the picture, the answer, whether it fell back
@@ -77,8 +93,9 @@ def play(
             [_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.of_turn(t), what=f"the instruction of turn {t}"
         )
         context = player.instruct(weights, context, *ids)
-        picture, trajectory = _draw(player, weights, context, streams, t, size)
-        parts.append((ids, segments, intent, trajectory))
+        steps = _stochastic_steps(player, streams, t, iteration)
+        picture, drawn = player.draw(weights, context, start(t), streams.member("steps", t), steps, size=size)
+        parts.append((ids, segments, intent, drawn))
         words.append(texts)
         if t + 1 < turns:
             context = player.look(weights, context, picture)
@@ -135,6 +152,10 @@ class _Streams:
     def member(self, name: str, turn: int) -> jax.Array:
         return _cut(self.key, _STREAMS[name] + len(_STREAMS) * turn, self.groups, self.members)
 
+    def everyone(self, name: str) -> jax.Array:
+        """One for all sessions and turns: that of session 0's first."""
+        return _cut(self.key, _STREAMS[name], np.zeros_like(self.groups), np.zeros_like(self.members))
+
 
 @jax.jit
 def _cut(key, number, groups, members):
@@ -142,17 +163,32 @@ def _cut(key, number, groups, members):
     return jax.vmap(lambda g, m: jax.random.fold_in(jax.random.fold_in(stream, g), m))(groups, members)
 
 
-def _draw(player: Player, weights: Weights, context, streams: _Streams, turn: int, size: tuple[int, int]):
-    """Draws the pictures of a turn: initial noise and window are the group's, step noise is each member's own."""
-    config, begin = player.config, jnp.zeros(streams.groups.shape, jnp.int32)
-    if player.flow.window:
-        begin = _window_starts(streams.group("window", turn), config.window_first, config.window_last, player.flow.window)
-    return player.draw(weights, context, streams.group("noise", turn), streams.member("steps", turn), begin, size=size)
+def _stochastic_steps(player: Player, streams: _Streams, turn: int, iteration: int | None) -> jax.Array:
+    """The stochastic steps [B, W] of a turn's pictures. A group shares them; the noise of a step is each member's own."""
+    window = player.window
+    streams_of_rows = streams.everyone("window") if window.share == "batch" else streams.group("window", turn)
+    return sde_window.steps(window, streams_of_rows, iteration)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _window_starts(keys, first, last, size):
-    return jax.vmap(lambda key: sde_window.draw(key, first, last, size))(keys)
+def _noise_keys(player: Player, streams: _Streams, samples: Sequence[Sample], seed: int | None) -> Callable[[int], jax.Array]:
+    """The rows' keys of a turn's initial noise. Play without noise starts from the group's."""
+    shared_by = player.config.noise if player.draws else "iteration"
+    if shared_by == "dialogue":
+        if seed is None:
+            raise ValueError("noise='dialogue': initial noise that lasts for the run depends on the run's seed; give play the seed.")
+        dialogues = np.asarray([keys.text_seed(_said(sample.session), seed) for sample in samples], np.uint32)
+        return lambda turn: _of_dialogues(dialogues, turn)
+    return lambda turn: (streams.member if shared_by == "member" else streams.group)("noise", turn)
+
+
+def _said(session: Session) -> str:
+    """What tells a dialogue from others, as Edit-R2 joins it; the id stands for the picture's path, which moves with the data folder."""
+    return " | ".join(turn.instruction for turn in session.turns) + f"_{session.id}"
+
+
+@jax.jit
+def _of_dialogues(seeds, turn):
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), turn))(seeds)
 
 
 def _wrap(tokenizer, text: str) -> list[int]:
@@ -198,7 +234,8 @@ def _read(tokenizer, config, intent: Intent, instructions: Sequence[Sequence[str
 def _stack(source: np.ndarray, pictures: list[np.ndarray], parts: list) -> Played:
     """Puts the turns side by side on axis 1."""
     by_turn = lambda xs: jnp.stack([jnp.asarray(x) for x in xs], axis=1)  # noqa: E731
-    ids, segments, intents, trajectories = zip(*parts, strict=True)
+    ids, segments, intents, drawn = zip(*parts, strict=True)
+    of_steps = lambda name: by_turn([getattr(one.trajectory, name) for one in drawn])  # noqa: E731
     width = ids[0][0].shape[1]  # turn 0 has the most slots
     questions = tuple(
         (by_turn([segment[k][0] for segment in segments]), by_turn([segment[k][1] for segment in segments]))
@@ -212,9 +249,11 @@ def _stack(source: np.ndarray, pictures: list[np.ndarray], parts: list) -> Playe
             instruction_count=by_turn([count for _, count in ids]),
             question=questions,
         ),
-        latents=by_turn([trajectory.latents for trajectory in trajectories]),
-        step=by_turn([trajectory.step for trajectory in trajectories]),
-        image_log_prob=by_turn([trajectory.log_prob for trajectory in trajectories]),
+        x=of_steps("x"),
+        x_next=of_steps("x_next"),
+        clean=by_turn([one.latent for one in drawn]),
+        step=of_steps("step"),
+        image_log_prob=of_steps("log_prob"),
         intent=by_turn([intent.tokens for intent in intents]),
         intent_count=by_turn([intent.count for intent in intents]),
         intent_log_prob=by_turn([intent.log_prob for intent in intents]),

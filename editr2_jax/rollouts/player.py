@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from editr2_jax.flow import denoise
+from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.models.bagel import pixels
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.network import Network
@@ -26,6 +27,12 @@ from editr2_jax.policies.dialogue import PolicyConfig
 from editr2_jax.policies.intent_policy import Intent
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 
+NOISES = (
+    "iteration",  # a session's group, and drawn anew in every iteration
+    "dialogue",  # its group, and the same for the whole run: the reference, where a dialogue always starts from the same noise
+    "member",  # nobody: every rollout has its own
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
@@ -33,17 +40,32 @@ class RolloutConfig:
 
     turns: int = 3  # at most; a shorter session is played to its end
     policy: PolicyConfig = PolicyConfig()
-    window_first: int = 0  # first step that may be stochastic
-    window_last: int = 7  # end of the range, exclusive
+    window: WindowConfig = WindowConfig()
+    noise: str = "iteration"  # who shares a picture's initial noise, one of NOISES
     reconstruct: bool = True  # False: every turn is drawn from its own instruction, as given
     prompt: IntentPrompt = IntentPrompt()
 
     def __post_init__(self):
-        flow, first, last = self.policy.flow, self.window_first, self.window_last
-        if flow.window and not (0 <= first <= last - flow.window and last <= flow.steps):
+        flow, window = self.policy.flow, self.window
+        if self.noise not in NOISES:
+            raise ValueError(f"RolloutConfig.noise is {self.noise!r}; choose one of {', '.join(NOISES)}.")
+        if not window.count:
+            return
+        if window.last > flow.steps:
             raise ValueError(
-                f"RolloutConfig: a window of {flow.window} stochastic steps does not fit into steps {first} to {last - 1} of {flow.steps} "
-                f"({flow.grid_points} grid points); change window_first, window_last or the flow's window."
+                f"RolloutConfig: a window in steps {window.first} to {window.last - 1} does not fit into the {flow.steps} steps of "
+                f"{flow.grid_points} grid points; lower window.last, or raise flow.grid_points."
+            )
+        if not flow.kernel.has_density:
+            raise ValueError(
+                f"RolloutConfig: a window of {window.count} stochastic steps, but kernel {flow.kernel.kind!r} at noise_level "
+                f"{flow.kernel.noise_level} draws nothing, so they would have no density to learn from; "
+                "set window.size=0, or choose a kernel with noise."
+            )
+        if window.last == flow.steps and flow.kernel.bare_last_step:
+            raise ValueError(
+                f"RolloutConfig: the window reaches the last step, {flow.steps - 1}, which {flow.kernel.kind!r} takes without noise; "
+                f"set window.last to at most {flow.steps - 1}."
             )
 
 
@@ -65,6 +87,7 @@ class Player:
         self.open = jax.jit(self._open, static_argnames=("group", "turns"))
         self.instruct = jax.jit(self._instruct, donate_argnames=("context",))
         self.look = jax.jit(self._look, donate_argnames=("context",))
+        self.draw = jax.jit(self._draw, static_argnames=("size",))
         self._set(draws=True)
 
     def quiet(self, *, turns: int = 0) -> Player:
@@ -78,10 +101,13 @@ class Player:
         return other
 
     def _set(self, *, draws: bool) -> None:
-        self.draws, flow = draws, self.config.policy.flow
-        self.flow = flow if draws else dataclasses.replace(flow, window=0)
-        self.draw = jax.jit(self._draw, static_argnames=("size",))
+        self.draws = draws
         self.think = jax.jit(self._think)
+
+    @property
+    def window(self) -> WindowConfig:
+        """The window of stochastic steps; empty without noise."""
+        return self.config.window if self.draws else dataclasses.replace(self.config.window, size=0)
 
     def _model(self, weights: Weights) -> Bagel:
         return self.network.policy(weights.trainable, weights.frozen)
@@ -104,11 +130,14 @@ class Player:
         context: Context,
         noise_keys: PRNGKeyArray,
         step_keys: PRNGKeyArray,
-        begin: Int[Array, "B"],
+        steps: Int[Array, "B W"],
         *,
         size: tuple[int, int],
-    ) -> tuple[UInt8[Array, "B H W 3"], denoise.Trajectory]:
-        """Pictures from initial noise of the rows' `noise_keys`; equal keys in a group give its members the same start."""
+    ) -> tuple[UInt8[Array, "B H W 3"], denoise.Denoised]:
+        """Pictures from initial noise of the rows' `noise_keys`, and how they came about.
+
+        Equal keys in a group give its members the same start; `steps` are each row's stochastic ones.
+        """
         model = self._model(weights)
         rows, columns = model.latent_grid(*size)
         shape = (rows * columns, model.config.token_dim)
@@ -116,14 +145,14 @@ class Player:
         done = image_policy.sample(
             model,
             context,
-            flow=self.flow,
+            flow=self.config.policy.flow,
             size=size,
             noise=normal(noise_keys),
-            begin=begin,
+            steps=steps,
             step_noise=lambda step: normal(jax.vmap(lambda key: jax.random.fold_in(key, step))(step_keys)),
             scratch=self.config.policy.slots.scratch,
         )
-        return pixels.to_uint8(model.decode(done.latent, *size)), done.trajectory
+        return pixels.to_uint8(model.decode(done.latent, *size)), done
 
     def _think(self, weights: Weights, context: Context, segments: tuple, keys: PRNGKeyArray) -> Intent:
         """Asks for the intent and writes it down; the dialogue's own context does not change."""

@@ -49,6 +49,14 @@ def _for_rows(key, numbers):
     return jax.vmap(one)(numbers)
 
 
+def text_seed(text: str, base: int) -> int:
+    """A seed in [0, 2**31) that belongs to a text: the first 4 bytes of its SHA-256, big endian, plus the run's seed.
+
+    Source: Edit-R2's seed of a dialogue's initial noise (there with the base 42 in every run).
+    """
+    return (int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") + base) % 2**31
+
+
 def _word(name: str | int | Array) -> int | Array:
     """The 32-bit word folded in for a name. Strings go by sha256: Python's own hash changes with every process."""
     if isinstance(name, str):

@@ -92,8 +92,8 @@ class EditR2:
         for batch in batches(sessions, turns=self.player.config.turns, rows=self.config.rows):
             turns: list[Pending] = []
             on_turn = lambda t, episodes, turns=turns: turns.append(self.suite.submit(episodes))  # noqa: E731
-            key = keys.at(self.seed, "rollout", step)
-            rollouts.append(collect.play(self.player, weights, batch, key=key, tokenizer=self.tokenizer, on_turn=on_turn))
+            stream = {"key": keys.at(self.seed, "rollout", step), "iteration": step, "seed": self.seed}
+            rollouts.append(collect.play(self.player, weights, batch, **stream, tokenizer=self.tokenizer, on_turn=on_turn))
             pending.append(turns)
         return rollouts, pending
 

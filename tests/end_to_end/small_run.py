@@ -16,8 +16,9 @@ def get_config(variant: str = "edit_r2"):
     config.data.update(sessions=1, group=2)
     config.tabletop.update(train=6, test=4, turns=2, size=(48, 48))
     config.lora.update(rank=2, alpha=4.0)
-    config.rollout.update(turns=2, window_first=0, window_last=2)
-    config.rollout.flow.update(grid_points=4, window=1)
+    config.rollout.turns = 2
+    config.rollout.window.update(size=1, first=0, last=2)
+    config.rollout.flow.grid_points = 4
     config.advantage.learn_from_fallback = True  # random weights never answer; so that words teach all the same
     config.optimizer.update(learning_rate=1e-3)
     config.step.update(rows=2)

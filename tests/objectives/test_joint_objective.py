@@ -16,7 +16,7 @@ from editr2_jax.objectives.joint_objective import ObjectiveConfig
 
 pytestmark = pytest.mark.slow  # compiles the whole objective
 
-ROWS, TURNS, WINDOW = 4, tiny_world.TURNS, tiny_world.POLICY.flow.window
+ROWS, TURNS, WINDOW = 4, tiny_world.TURNS, tiny_world.WINDOW.size
 OFF, ON = np.zeros((ROWS, TURNS), bool), np.ones((ROWS, TURNS), bool)
 CLIP = 1e-5  # of both terms
 
@@ -84,13 +84,13 @@ def _spoilt(x, rows):
     return jnp.where(rows.reshape(-1, *(1,) * (x.ndim - 1)), np.float32(np.nan), x)
 
 
-@pytest.mark.parametrize("what", ["image_log_prob", "intent_log_prob", "image_advantage", "text_advantage", "latents"])
+@pytest.mark.parametrize("what", ["image_log_prob", "intent_log_prob", "image_advantage", "text_advantage", "x", "x_next"])
 def test_what_a_masked_row_holds_does_not_matter_even_if_it_is_no_number(what):
     rows = np.array([False, True, False, True])
     clean = lesson(image_mask=~rows[:, None] & ON, text_mask=~rows[:, None] & ON)
     spoilt, played = clean, tiny_world.rollout().played
-    if what == "latents":
-        played = with_played(latents=_spoilt(played.latents, rows))
+    if what in ("x", "x_next"):
+        played = with_played(**{what: _spoilt(getattr(played, what), rows)})
     else:
         spoilt = dataclasses.replace(clean, **{what: _spoilt(getattr(clean, what), rows)})
     tiny_world.assert_close(gradients(spoilt, played=played), gradients(clean), atol=0, rtol=0)

@@ -19,7 +19,7 @@ SIZE = (tiny_world.HEIGHT, tiny_world.WIDTH)
 def test_log_prob_of_a_fresh_sample_gives_ratio_one_in_every_turn_and_step():
     drawn = np.asarray(tiny_world.rollout().played.image_log_prob)
     again, _ = tiny_world.asked()
-    assert drawn.shape == (4, tiny_world.TURNS, tiny_world.POLICY.flow.window)
+    assert drawn.shape == (4, tiny_world.TURNS, tiny_world.WINDOW.size)
     np.testing.assert_allclose(np.exp(again - drawn), 1.0, atol=2e-6)  # a fifth of the narrowest clip
 
 
@@ -84,32 +84,37 @@ def test_outside_its_interval_guidance_is_off():
         assert np.allclose(v, full, rtol=1e-6) != guided
 
 
-def _sample(flow: FlowConfig, begin=0, **more):
+def _sample(flow: FlowConfig, **more):
     """A drawing by the fake model, whose context is looked at by nobody."""
     context, seen = _context()
     context.full.valid = context.text.valid = seen.full
     context.full.rope = context.text.rope = context.rope_before = jnp.zeros((2,), jnp.int32)
     context.instruction = ~seen.full
     noise = jax.random.normal(jax.random.key(0), (2, 6, 64))
-    return image_policy.sample(FakeModel(), context, flow=flow, size=SIZE, noise=noise, begin=begin, **more)
+    return image_policy.sample(FakeModel(), context, flow=flow, size=SIZE, noise=noise, **more)
 
 
-@pytest.mark.parametrize("kernel", [Kernel(), Kernel(kind="cps", noise_level=0.8)])
-def test_each_row_s_window_is_scored_as_it_was_drawn(kernel):
-    flow = FlowConfig(grid_points=7, window=2, kernel=kernel)  # the last step of cps has no noise, so it is no part of a window here
+KERNELS = [Kernel(), *(Kernel(kind=kind, noise_level=0.8) for kind in ("dance", "cps", "ddim"))]
+
+
+@pytest.mark.parametrize("schedule", image_policy.SCHEDULES)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.kind)
+def test_each_row_s_window_is_scored_as_it_was_drawn(kernel, schedule):
+    """On every grid, in one piece or in two; the last step of some kernels has no noise, so it is no part of a window here."""
+    flow, steps = FlowConfig(grid_points=7, kernel=kernel, schedule=schedule), [[0, 1], [1, 4]]
 
     def drawn_and_scored():
         draw = lambda step: jax.random.normal(jax.random.fold_in(jax.random.key(1), step), (2, 6, 64))  # noqa: E731
-        path = _sample(flow, jnp.array([0, 3]), step_noise=draw).trajectory
+        path = _sample(flow, steps=jnp.array(steps), step_noise=draw).trajectory
         in_turn = lambda z: jnp.moveaxis(z, 1, 0)  # noqa: E731
         again = [
             image_policy.log_prob(FakeModel(), *_context(), x, x_next, step, flow=flow, size=SIZE)[0].log_prob
-            for x, x_next, step in zip(*map(in_turn, (path.latents[:, :-1], path.latents[:, 1:], path.step)), strict=True)
+            for x, x_next, step in zip(*map(in_turn, (path.x, path.x_next, path.step)), strict=True)
         ]
         return path, jnp.stack(again, axis=1)
 
     path, again = tiny_world.jit(drawn_and_scored)()
-    np.testing.assert_array_equal(path.step, [[0, 1], [3, 4]])
+    np.testing.assert_array_equal(path.step, steps)
     assert np.all(np.isfinite(path.log_prob)) and np.all(np.asarray(path.log_prob) < 0)
     np.testing.assert_allclose(again, path.log_prob, atol=1e-6)
 
@@ -118,7 +123,7 @@ def test_without_a_window_nothing_is_drawn_at_random():
     def never(step):
         raise AssertionError("a drawing without noise asked for noise")
 
-    done = tiny_world.jit(lambda: _sample(FlowConfig(grid_points=4, window=0), step_noise=never))()
+    done = tiny_world.jit(lambda: _sample(FlowConfig(grid_points=4), step_noise=never))()
     assert done.trajectory.log_prob.shape == (2, 0) and np.isfinite(done.latent).all()
 
 
@@ -126,9 +131,18 @@ def test_a_flow_that_cannot_be_is_refused():
     assert FlowConfig(grid_points=15).steps == 14 and FlowConfig(grid_points=15).grid().shape == (15,)
     for wrong, message in (
         ({"renorm": "token"}, "renorm is 'token'; choose one of global, channel, text_channel"),
-        ({"grid_points": 2, "window": 2}, "2 grid points cannot hold 2 stochastic steps"),
-        ({"grid_points": 1, "window": 0}, "1 grid points"),
-        ({"window": -1}, "-1 stochastic steps"),
+        ({"grid_points": 1}, "1 grid points"),
+        ({"shift": 0.0}, "a shift of 0.0; give .* a shift above 0"),
+        ({"schedule": "flux"}, "schedule is 'flux'; choose one of bagel, static, dynamic"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(FlowConfig(), **wrong)
+
+
+def test_the_dynamic_schedule_follows_the_picture_s_size():
+    flow = FlowConfig(grid_points=7, schedule="dynamic")
+    assert np.all(np.asarray(flow.grid(4096) - flow.grid(256))[1:-1] > 0)
+    with pytest.raises(ValueError, match=r"say how many there are: grid\(tokens\)"):
+        flow.grid()
+    other = FlowConfig(grid_points=7, schedule="static")
+    np.testing.assert_array_equal(other.grid(), other.grid(256))  # the others do not depend on it

@@ -1,12 +1,16 @@
 import copy
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import tiny_world
 
+from editr2_jax.flow import kernels
+from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.models import attention
 from editr2_jax.rollouts import collect, in_context_cot
+from editr2_jax.rollouts.player import NOISES
 
 TURNS, SLOTS = tiny_world.TURNS, tiny_world.SLOTS
 
@@ -34,12 +38,12 @@ def test_what_a_session_becomes_does_not_depend_on_who_else_is_in_the_batch(rows
         assert getattr(some, name) == tuple(getattr(whole, name)[i] for i in rows)
     for name in ("step", "intent", "intent_count"):
         np.testing.assert_array_equal(getattr(some.played, name), np.asarray(getattr(whole.played, name))[rows])
-    latents = np.asarray(whole.played.latents)[rows]
-    np.testing.assert_allclose(some.played.latents[:, 0], latents[:, 0], atol=1e-4)  # guidance multiplies rounding by 4 and by 2, per step
+    after = np.asarray(whole.played.x_next)[rows]
+    np.testing.assert_allclose(some.played.x_next[:, 0], after[:, 0], atol=1e-4)  # guidance multiplies rounding by 4 and by 2, per step
     # Rounding moves a few pixels by one level, because levels are truncated; the next turn looks at them.
     gap = np.abs(some.pictures.astype(int) - whole.pictures[rows])
     assert gap.max() <= 1 and gap.mean() < 0.01
-    np.testing.assert_allclose(some.played.latents[:, 1], latents[:, 1], atol=1e-2)
+    np.testing.assert_allclose(some.played.x_next[:, 1], after[:, 1], atol=1e-2)
 
 
 def test_the_same_key_plays_the_same_and_another_key_another():
@@ -51,12 +55,12 @@ def test_the_same_key_plays_the_same_and_another_key_another():
 
 def test_members_of_a_group_share_their_start_and_window_and_nothing_else():
     played = tiny_world.rollout().played
-    step, latents = np.asarray(played.step), np.asarray(played.latents)
+    step, before, after = (np.asarray(part) for part in (played.step, played.x, played.x_next))
     for first, second in ((0, 1), (2, 3)):
         np.testing.assert_array_equal(step[first], step[second])
-        np.testing.assert_allclose(latents[first, 0, 0], latents[second, 0, 0], atol=1e-6)  # before the first stochastic step
-        assert not np.allclose(latents[first, 0, 1], latents[second, 0, 1], atol=1e-2)
-    assert not np.allclose(latents[0, 0, 0], latents[2, 0, 0], atol=1e-2)
+        np.testing.assert_allclose(before[first, 0, 0], before[second, 0, 0], atol=1e-6)
+        assert not np.allclose(after[first, 0, 0], after[second, 0, 0], atol=1e-2)
+    assert not np.allclose(before[0, 0, 0], before[2, 0, 0], atol=1e-2)
 
 
 def test_windows_lie_in_their_range_and_move_from_turn_to_turn_and_session_to_session():
@@ -156,7 +160,9 @@ def test_without_reconstruction_every_turn_is_drawn_from_its_own_instruction():
 
 def test_without_noise_the_members_of_a_group_play_alike():
     rollout = tiny_world.play(by=tiny_world.still_player())
-    assert rollout.played.image_log_prob.shape == (4, TURNS, 0)
+    played = rollout.played
+    assert played.image_log_prob.shape == played.step.shape == (4, TURNS, 0)
+    assert played.x.shape == played.x_next.shape == (4, TURNS, 0, *played.clean.shape[2:])
     for first, second in ((0, 1), (2, 3)):
         np.testing.assert_array_equal(rollout.pictures[first], rollout.pictures[second])
         assert rollout.intents[first] == rollout.intents[second]
@@ -197,10 +203,115 @@ def _with_slots(**slots):
     return dataclasses.replace(tiny_world.POLICY, slots=dataclasses.replace(SLOTS, **slots))
 
 
-@pytest.mark.parametrize("window", [(0, 1), (2, 3), (0, 4), (-1, 2)])
-def test_a_window_that_does_not_fit_its_steps_is_refused(window):
-    with pytest.raises(ValueError, match="a window of 2 stochastic steps does not fit into steps .* of 3"):
-        dataclasses.replace(tiny_world.ROLLOUT, window_first=window[0], window_last=window[1])
+def _with_kernel(**kernel):
+    flow = dataclasses.replace(tiny_world.POLICY.flow, kernel=kernels.Kernel(**kernel))
+    return dataclasses.replace(tiny_world.POLICY, flow=flow)
+
+
+def test_a_rollout_that_cannot_teach_is_refused():
+    for wrong, message in (
+        ({"window": WindowConfig(last=4)}, "a window in steps 0 to 3 does not fit into the 3 steps of 4 grid points"),
+        ({"policy": _with_kernel(kind="ode")}, "2 stochastic steps, but kernel 'ode' .* draws nothing, .*set window.size=0, or choose"),
+        ({"policy": _with_kernel(noise_level=0.0)}, "kernel 'sde' at noise_level 0.0 draws nothing"),
+        ({"policy": _with_kernel(kind="cps", noise_level=0.8)}, "reaches the last step, 2, which 'cps' takes without noise"),
+        ({"policy": _with_kernel(kind="ddim", noise_level=0.8)}, "set window.last to at most 2"),
+        ({"noise": "session"}, "noise is 'session'; choose one of iteration, dialogue, member"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(tiny_world.ROLLOUT, **wrong)
+    still = {"policy": _with_kernel(kind="ode"), "window": WindowConfig(size=0, last=9)}
+    assert dataclasses.replace(tiny_world.ROLLOUT, **still).window.count == 0  # what needs no density learns from pictures drawn so
+
+
+# Which steps are stochastic, and who shares the initial noise: functions of the streams alone, so nothing is drawn here. ------------------
+
+
+def _streams(seed: int = 0, groups=(5, 5, 9, 9), members=(0, 1, 0, 1)) -> collect._Streams:
+    return collect._Streams(jax.random.key(seed), np.array(groups, np.uint32), np.array(members, np.uint32))
+
+
+def _player(draws: bool = True, **config):
+    """A player as far as streams look at it."""
+    player = copy.copy(tiny_world.player())
+    player.config, player.draws = dataclasses.replace(tiny_world.ROLLOUT, **config), draws
+    return player
+
+
+def _steps(window: WindowConfig, turn: int = 0, seed: int = 0, iteration: int | None = 0, **rows) -> list:
+    return np.asarray(collect._stochastic_steps(_player(window=window), _streams(seed, **rows), turn, iteration)).tolist()
+
+
+WIDE = WindowConfig(kind="subset", size=1, last=3)
+
+
+@pytest.mark.parametrize("kind", ["random", "subset"])
+def test_a_window_belongs_to_a_turn_of_a_session_or_to_the_whole_iteration(kind):
+    own = dataclasses.replace(WIDE, kind=kind)
+    first, second, third, fourth = zip(*(_steps(own, turn) for turn in range(12)), strict=True)
+    assert first == second and third == fourth and first != third
+    assert {step for (step,) in first} == {0, 1, 2}
+    shared = dataclasses.replace(own, share="batch")
+    everything = [row for turn in range(12) for row in _steps(shared, turn)]
+    assert len({step for (step,) in everything}) == 1
+    assert _steps(shared, groups=(7, 8, 9, 9)) == _steps(shared)  # whoever is in the batch
+    assert {_steps(shared, seed=seed)[0][0] for seed in range(20)} == {0, 1, 2}
+
+
+def test_a_sliding_window_follows_the_iteration_and_no_key():
+    window = WindowConfig(kind="sliding", size=1, last=3, period=2)
+    assert [_steps(window, seed=i, iteration=i)[2][0] for i in range(7)] == [0, 0, 1, 1, 2, 2, 0]
+    with pytest.raises(ValueError, match="say which one this is"):
+        _steps(window, iteration=None)
+
+
+def test_without_noise_no_step_is_stochastic():
+    assert collect._stochastic_steps(_player(draws=False), _streams(), 0, None).shape == (4, 0)
+
+
+@pytest.mark.slow
+def test_a_window_in_pieces_and_noise_of_one_s_own_are_played_and_asked_again():
+    """Seed 1 leaves a step out between two stochastic ones."""
+    player = _player(window=WindowConfig(kind="subset", size=2, last=3), noise="member")
+    played = tiny_world.play(by=player, seed=1).played
+    assert {tuple(row) for turn in np.asarray(played.step) for row in turn} >= {(0, 2)}
+    assert not np.allclose(played.x[0, 0, 0], played.x[1, 0, 0], atol=1e-2)
+    again, _ = tiny_world.updater().ask_again(tiny_world.moved(), played)
+    np.testing.assert_allclose(np.exp(again - played.image_log_prob), 1.0, atol=2e-6)
+
+
+def _noise(noise: str, turn: int = 0, seed: int = 0, run: int | None = 0, samples=None, draws: bool = True) -> np.ndarray:
+    """The rows' keys as numbers [B, 2]."""
+    made = collect._noise_keys(_player(draws, noise=noise), _streams(seed), samples or tiny_world.samples(), run)
+    return np.asarray(jax.random.key_data(made(turn)))
+
+
+def test_who_shares_the_initial_noise():
+    """By name: the group in its iteration, the group in the whole run (defect 4 of the references, to compare with), nobody.
+
+    Turns never share.
+    """
+    rows = {name: _noise(name) for name in NOISES}
+    for name, alike in (("iteration", True), ("dialogue", True), ("member", False)):
+        assert np.array_equal(rows[name][0], rows[name][1]) == alike == np.array_equal(rows[name][2], rows[name][3])
+        assert not np.array_equal(rows[name][0], rows[name][2])
+        assert not np.any(np.all(_noise(name, turn=1) == rows[name], axis=1))
+        of_another_iteration = _noise(name, seed=1)
+        assert np.array_equal(of_another_iteration, rows[name]) == (name == "dialogue")
+    assert not np.array_equal(_noise("dialogue", run=1), rows["dialogue"])  # another run
+    for name in NOISES:
+        np.testing.assert_array_equal(_noise(name, draws=False, run=None), rows["iteration"])  # evaluation
+    with pytest.raises(ValueError, match="noise='dialogue': .* give play the seed"):
+        _noise("dialogue", run=None)
+
+
+def test_a_dialogue_is_told_by_all_that_is_said_and_by_its_picture():
+    """A folder that has moved, or turns that are not played, change nothing; other words or another picture do."""
+    sample, base = tiny_world.samples()[0], _noise("dialogue")[0]
+    change = lambda **fields: [dataclasses.replace(sample, session=dataclasses.replace(sample.session, **fields))] * 4  # noqa: E731
+    np.testing.assert_array_equal(_noise("dialogue", samples=change(image="/elsewhere/none.png"))[0], base)
+    assert not np.array_equal(_noise("dialogue", samples=change(id="another"))[0], base)
+    assert not np.array_equal(_noise("dialogue", samples=change(turns=sample.session.turns[:1]))[0], base)
+    assert collect._said(sample.session) == "paint it | make it red_s5"
 
 
 @pytest.mark.slow
@@ -213,7 +324,7 @@ def test_a_longer_dialogue_starts_as_the_shorter_one_and_has_ratio_one_to_its_en
     assert rollout.pictures.shape[1] == 3
     assert [answers[:2] for answers in rollout.answers] == list(short.answers)
     np.testing.assert_array_equal(np.asarray(rollout.played.step)[:, :2], short.played.step)
-    np.testing.assert_allclose(np.asarray(rollout.played.latents)[:, 0], np.asarray(short.played.latents)[:, 0], atol=1e-4)
+    np.testing.assert_allclose(np.asarray(rollout.played.x_next)[:, 0], np.asarray(short.played.x_next)[:, 0], atol=1e-4)
     assert np.all(np.asarray(rollout.played.intent_count)[:, 1:] > 0)
     image, text = tiny_world.updater().ask_again(tiny_world.moved(), rollout.played)
     np.testing.assert_allclose(np.exp(image - rollout.played.image_log_prob), 1.0, atol=2e-6)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import golden_vectors as golden
 import jax
 import numpy as np
 import pytest
@@ -47,3 +48,15 @@ def test_the_key_is_typed():
 def test_what_would_alias_another_stream_is_refused(stream):
     with pytest.raises(ValueError, match=r"keys\.at"):
         keys.at(*stream)
+
+
+def test_a_text_s_seed_by_hand():
+    """SHA-256 of "" begins e3 b0 c4 42; the base is added, and 31 bits are kept."""
+    assert keys.text_seed("", 0) == 0xE3B0C442 - 2**31
+    assert keys.text_seed("", 7) == keys.text_seed("", 0) + 7
+    assert keys.text_seed("a", 0) != keys.text_seed("b", 0)
+
+
+@golden.each("seed")
+def test_the_seeds_of_edit_r2(case, bits):
+    assert [keys.text_seed(text, case.args["base_seed"]) for text in case.args["keys"]] == case["seed"].tolist()
