@@ -1,7 +1,7 @@
 """The runs behind the claims: one workdir per arm and seed, each an ordinary training run that can be repeated by its own command.
 
     OUT/data            the sessions of the embedded world, written once
-    OUT/runs/ARM/SEED   a workdir; cost.json in it adds up the seconds of all attempts
+    OUT/runs/ARM/SEED   a workdir; cost.json in it adds up the minutes of all attempts
     OUT/cache           compiled programs, shared by the runs
     OUT/claims.json, claims.md, claims.svg
 
@@ -22,7 +22,7 @@ from editr2_jax import assemble
 from editr2_jax.claims import table
 from editr2_jax.claims.questions import Arm, Question, needed
 from editr2_jax.evaluation import tables
-from editr2_jax.runtime import workdir
+from editr2_jax.runtime import signals, workdir
 
 Say = Callable[[str], None]
 
@@ -31,27 +31,31 @@ class RunFailed(RuntimeError):
     """A run ended with an error; its log says why."""
 
 
-def run(questions: Sequence[Question], seeds: Sequence[int], *, spec: str, config, overrides: Sequence[str], out: Path, say: Say) -> Path:
-    """Makes what is missing of the runs, then the table. `spec` and `overrides` are the config as the command line would give it.
+def run(questions: Sequence[Question], seeds: Sequence[int], *, spec: str, config, overrides: Sequence[str], out: Path, say: Say) -> str:
+    """Makes what is missing of the runs, then the table; returns a line of result.
+
+    `spec` and `overrides` are the config as the command line would give it.
 
     Raises RunFailed when a run fails; everything that was finished stays, and the same command goes on.
     """
-    with workdir.exclusive(out):
+    with workdir.exclusive(out), signals.stop_flag() as stop_requested:
         data = assemble.data_folder(config, out, say=say)
         arms = needed(questions)
         waiting = [(arm, seed) for seed in seeds for arm in arms if not _finished(_folder(out, arm.name, seed), arm, config)]
         say(f"{len(arms)} arms, {len(seeds)} seeds: {len(arms) * len(seeds) - len(waiting)} runs are there, {len(waiting)} to go")
         for number, (arm, seed) in enumerate(waiting):
-            begun = time.monotonic()
-            _attempt(arm, seed, spec=spec, overrides=[*overrides, f"--config.data.path={data.resolve()}"], out=out)
-            say(f"{number + 1} of {len(waiting)}: {arm.name}, seed {seed}: {(time.monotonic() - begun) / 60:.1f} minutes")
-        return write_table(questions, seeds, config=config, out=out, command=command(spec, overrides))
+            given = [*overrides, f"--config.data.path={data.resolve()}"]
+            cost = _attempt(arm, seed, spec=spec, overrides=given, out=out, stop_requested=stop_requested)
+            if stop_requested():
+                return f"stopped in {arm.name}, seed {seed}; the same command goes on."
+            say(f"{number + 1} of {len(waiting)}: {arm.name}, seed {seed}: {cost['minutes']:.1f} minutes")
+        return f"table: {write_table(questions, seeds, config=config, out=out, made_by=command(spec, overrides))}"
 
 
-def write_table(questions: Sequence[Question], seeds: Sequence[int], *, config, out: Path, command: str) -> Path:
+def write_table(questions: Sequence[Question], seeds: Sequence[int], *, config, out: Path, made_by: str) -> Path:
     """The table of what has been run. Raises ValueError where a run is missing."""
     outcomes = {(arm.name, seed): _outcome(out, arm, seed, config) for arm in needed(questions) for seed in seeds}
-    return table.write(out, table.make(questions, seeds, outcomes), command=command)
+    return table.write(out, table.make(questions, seeds, outcomes), command=made_by)
 
 
 def _folder(out: Path, arm: str, seed: int) -> Path:
@@ -66,26 +70,48 @@ def _finished(folder: Path, arm: Arm, config) -> bool:
     return (folder / "eval" / str(_last(arm, config)) / tables.SUMMARY).exists()
 
 
-def _attempt(arm: Arm, seed: int, *, spec: str, overrides: Sequence[str], out: Path) -> None:
-    """One run in a process of its own; its output goes to run.log beside it."""
+def _attempt(
+    arm: Arm, seed: int, *, spec: str, overrides: Sequence[str], out: Path, stop_requested: Callable[[], bool]
+) -> dict[str, float]:
+    """One run in a process of its own, its output in a log beside its workdir; returns what it has cost so far.
+
+    A stop is passed on: the run saves and ends.
+    """
     folder = _folder(out, arm.name, seed)
     folder.mkdir(parents=True, exist_ok=True)
     values = [f"--config.{name}={value}" for name, value in arm.values.items()]
     verb = "train" if arm.trains else "evaluate"
     command = [sys.executable, "-m", "editr2_jax", verb, f"--config={spec}", f"--workdir={folder}", *overrides, *values]
+    command.append(f"--config.seed={seed}")
     cache = {"JAX_COMPILATION_CACHE_DIR": str(out.resolve() / "cache"), "JAX_ENABLE_COMPILATION_CACHE": "true"}
     begun = time.monotonic()
     with (out / "runs" / arm.name / f"{seed}.log").open("a") as log:
-        status = subprocess.run([*command, f"--config.seed={seed}"], env=os.environ | cache, stdout=log, stderr=log, check=False).returncode
-    _add_cost(folder, time.monotonic() - begun)
-    if status:
+        child = subprocess.Popen(command, env=os.environ | cache, stdout=log, stderr=log)
+        status, used = _wait(child, stop_requested)
+    cost = _add_cost(folder, minutes=(time.monotonic() - begun) / 60, cpu_minutes=used / 60)
+    if status and not stop_requested():
         raise RunFailed(f"{arm.name}, seed {seed}: exit status {status}; see {log.name}. The command was: {' '.join(command)}")
+    return cost
 
 
-def _add_cost(folder: Path, seconds: float) -> None:
+def _wait(child: subprocess.Popen, stop_requested: Callable[[], bool]) -> tuple[int, float]:
+    """(exit status, seconds of processor time) of a child once it has ended."""
+    while True:
+        found, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if found:
+            child.returncode = os.waitstatus_to_exitcode(status)
+            return child.returncode, usage.ru_utime + usage.ru_stime
+        if stop_requested():
+            child.terminate()
+        time.sleep(0.5)
+
+
+def _add_cost(folder: Path, **spent: float) -> dict[str, float]:
     path = folder / "cost.json"
-    before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
-    workdir.write_json(path, {"seconds": before + seconds})
+    before = json.loads(path.read_text()) if path.exists() else {}
+    cost = {name: before.get(name, 0.0) + value for name, value in spent.items()}
+    workdir.write_json(path, cost)
+    return cost
 
 
 def _outcome(out: Path, arm: Arm, seed: int, config) -> table.Outcome:
@@ -94,11 +120,12 @@ def _outcome(out: Path, arm: Arm, seed: int, config) -> table.Outcome:
         raise ValueError(f"{folder}: this run is not finished; run the claims command again without --table.")
     settings = json.loads((folder / "config.json").read_text())
     pictures = settings["data"]["sessions"] * settings["data"]["group"] * settings["rollout"]["turns"] * _last(arm, config)
-    cost = folder / "cost.json"
+    cost = json.loads((folder / "cost.json").read_text())
     return table.Outcome(
         records=tables.read(folder / "eval" / str(_last(arm, config)) / tables.SCORES),
         pictures=pictures,
-        minutes=json.loads(cost.read_text())["seconds"] / 60 if cost.exists() else float("nan"),
+        minutes=cost["minutes"],
+        cpu_minutes=cost["cpu_minutes"],
     )
 
 

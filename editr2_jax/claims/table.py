@@ -33,16 +33,20 @@ class Outcome:
 
     records: Sequence[tables.Record]  # its held-out scores
     pictures: int  # sampled in training
-    minutes: float  # of this machine, compilation and evaluation included
+    minutes: float  # by the clock, compilation and evaluation included
+    cpu_minutes: float  # of processor time: what it takes whatever else runs on the machine
 
 
 def make(questions: Sequence[Question], seeds: Sequence[int], outcomes: Mapping[tuple[str, int], Outcome]) -> dict[str, Any]:
     """The table as plain JSON values."""
     grids = {key: tables.layout(outcome.records) for key, outcome in outcomes.items()}
-    arms = dict.fromkeys(name for name, _ in outcomes)
+    arms, sessions = dict.fromkeys(name for name, _ in outcomes), next(iter(grids.values())).sessions
+    for (name, seed), grid in grids.items():
+        if grid.sessions != sessions:
+            raise ValueError(f"{name}, seed {seed}, was scored on other dialogues than the first run; make all runs anew in one --out.")
     return {
         "seeds": list(seeds),
-        "dialogues": len(next(iter(grids.values())).sessions),
+        "dialogues": len(sessions),
         "arms": {name: _arm(name, seeds, grids, outcomes) for name in arms},
         "questions": [
             {
@@ -66,15 +70,11 @@ def _arm(name: str, seeds: Sequence[int], grids: Mapping, outcomes: Mapping) -> 
         "last_turn_if": float(np.nanmean([grid.values["if"][:, -1] for grid in runs])) if "if" in runs[0].values else None,
         "pictures": outcomes[name, seeds[0]].pictures,
         "minutes": float(np.mean([outcomes[name, seed].minutes for seed in seeds])),
+        "cpu_minutes": float(np.mean([outcomes[name, seed].cpu_minutes for seed in seeds])),
     }
 
 
 def _row(arm: str, question: Question, seeds: Sequence[int], grids: Mapping) -> dict[str, Any]:
-    for seed in seeds:
-        if grids[arm, seed].sessions != grids[question.against, seed].sessions:
-            raise ValueError(
-                f"{arm} and {question.against}, seed {seed}, were scored on different dialogues; give them one --out and config."
-            )
     gap = np.stack([grids[arm, seed].session_rewards - grids[question.against, seed].session_rewards for seed in seeds])
     mean, low, high = two_way_interval(gap)
     by_seed = [float(np.nanmean(row)) for row in gap]
@@ -124,19 +124,19 @@ def verdict(row: Mapping[str, Any]) -> str:
 def markdown(made: Mapping[str, Any]) -> str:
     """The table for people."""
     seeds, arms = made["seeds"], made["arms"]
-    total = sum(arm["minutes"] * len(seeds) for arm in arms.values())
+    total, busy = (sum(arm[cost] * len(seeds) for arm in arms.values()) for cost in ("minutes", "cpu_minutes"))
     lines = [
         "# Claims on the embedded world",
         "",
         f"`{made['command']}`  ",
         f"{made['machine']}; {', '.join(f'{name} {version}' for name, version in sorted(made['versions'].items()))}.  ",
-        f"{len(seeds)} seeds, {made['dialogues']} held-out dialogues; {total:.0f} minutes in all. Differences of the mean session reward, "
-        "95 % bootstrap interval over seeds and dialogues.",
+        f"{len(seeds)} seeds, {made['dialogues']} held-out dialogues; {total:.0f} minutes by the clock and {busy:.0f} minutes of "
+        "processor time in all. Differences of the mean session reward, 95 % bootstrap interval over seeds and dialogues.",
         "",
         "![differences](claims.svg)",
     ]
     for question in made["questions"]:
-        lines += ["", f"## {question['asks']}", "", f"Claimed: {question['claimed']}", "", _head(seeds), "|" + " --- |" * 9]
+        lines += ["", f"## {question['asks']}", "", f"Claimed: {question['claimed']}", "", _head(seeds), "|" + " --- |" * 10]
         lines += [_line(question["against"], None, arms, seeds)]
         lines += [_line(row["arm"], row, arms, seeds) for row in question["rows"]]
     return "\n".join(lines) + "\n"
@@ -144,7 +144,7 @@ def markdown(made: Mapping[str, Any]) -> str:
 
 def _head(seeds: Sequence[int]) -> str:
     by_seed = " ".join(map(str, seeds))
-    return f"| arm | reward | difference | seeds {by_seed} | IF of the last turn | CC | pictures | minutes | result |"
+    return f"| arm | reward | difference | seeds {by_seed} | IF of the last turn | CC | pictures | minutes | cpu-minutes | result |"
 
 
 def _line(name: str, row: Mapping[str, Any] | None, arms: Mapping[str, Any], seeds: Sequence[int]) -> str:
@@ -152,7 +152,13 @@ def _line(name: str, row: Mapping[str, Any] | None, arms: Mapping[str, Any], see
     told = ["", ""] if row is None else [
         f"{signed(row['mean'])} [{signed(row['low'])}, {signed(row['high'])}]", " ".join(signed(value) for value in row["by_seed"])
     ]  # fmt: skip
-    numbers = [f"{arm['last_turn_if']:.3f}", f"{arm['scores']['cc']:.3f}", f"{arm['pictures']}", f"{arm['minutes']:.1f}"]
+    numbers = [
+        f"{arm['last_turn_if']:.3f}",
+        f"{arm['scores']['cc']:.3f}",
+        f"{arm['pictures']}",
+        f"{arm['minutes']:.1f}",
+        f"{arm['cpu_minutes']:.1f}",
+    ]
     return "| " + " | ".join([name, f"{arm['reward']:.3f}", *told, *numbers, "" if row is None else verdict(row)]) + " |"
 
 

@@ -42,10 +42,9 @@ def main(argv: list[str]) -> int:
     given = [f"--config.{name}={value}" for name, value in overrides]
     out, seeds = Path(args.out).expanduser(), range(args.seeds)
     if args.table:
-        path = run.write_table(chosen, seeds, config=config, out=out, command=run.command(args.config, given))
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        say = lambda text: print(text, flush=True)  # noqa: E731
-        path = run.run(chosen, seeds, spec=args.config, config=config, overrides=given, out=out, say=say)
-    print(f"table: {path}")
+        print(f"table: {run.write_table(chosen, seeds, config=config, out=out, made_by=run.command(args.config, given))}")
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    say = lambda text: print(text, flush=True)  # noqa: E731
+    print(run.run(chosen, seeds, spec=args.config, config=config, overrides=given, out=out, say=say))
     return 0
