@@ -16,6 +16,8 @@ REFERENCE = {
     "advantage.filter": "all",
     "advantage.filter_first": False,
     "advantage.learn_from_fallback": True,
+    "objective.image.grpo.clip_low": 1e-5,
+    "objective.image.grpo.clip_high": 1e-5,
     "objective.intent.grpo.clip_low": 1e-5,
     "objective.intent.grpo.clip_high": 1e-5,
     "step.updates": 2,

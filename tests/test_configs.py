@@ -17,6 +17,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = [
     "tabletop_edit_r2.py",
     "tabletop_edit_r2.py:reference",
+    "tabletop_edit_r2.py:claims",
+    "tabletop_mt_editflow.py",
+    "tabletop_mt_editflow.py:nft",
     "tabletop_supervised.py",
     "tabletop_supervised.py:habit",
     "tabletop_autoencoder.py",

@@ -1,0 +1,81 @@
+"""Every image objective with every intent objective, through the joint loss that an update compiles."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_world
+
+from editr2_jax.objectives import catalogue, joint_objective
+from editr2_jax.objectives.image_objective import ImageObjectiveConfig
+from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
+from editr2_jax.objectives.joint_objective import ObjectiveConfig
+
+WORTH = np.array([[1.0, -1.0], [-1.0, 0.5], [0.5, 1.0], [-0.5, -0.5]], np.float32)
+
+
+def objective(image: str, intent: str, **more) -> ObjectiveConfig:
+    pictures, words = catalogue.named("image", image), catalogue.named("intent", intent)
+    return ObjectiveConfig(
+        image=ImageObjectiveConfig(kind=image, kl="velocity", settings=pictures.Config(), **more),
+        intent=IntentObjectiveConfig(kind=intent, kl_weight=0.01, settings=words.Config()),
+    )
+
+
+def learn(given: ObjectiveConfig, *, behaviour: bool):
+    """(function, its arguments): gradients, loss and metrics of the rollout, against the policy that played where `behaviour`."""
+    weights, lesson = tiny_world.moved(), tiny_world.lesson(image_advantage=WORTH, text_advantage=WORTH, reward=WORTH + 1)
+    played, policy = tiny_world.rollout().played, tiny_world.POLICY
+    if not given.image.guided:
+        assert given.image.policy(policy).flow.branches == 1
+
+    def run(trainable, frozen, old):
+        return joint_objective.gradients(
+            lambda trainable: tiny_world.net().policy(trainable, frozen), trainable, tiny_world.net().reference(frozen), played, lesson,
+            rollouts=4.0, objective=given, policy=policy, behaviour=old if behaviour else None,
+        )  # fmt: skip
+
+    return run, (weights.trainable, weights.frozen, tiny_world.fresh().trainable)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("intent", catalogue.names("intent"))
+@pytest.mark.parametrize("image", catalogue.names("image"))
+def test_any_image_objective_meets_any_intent_objective(image, intent):
+    """Traced, not computed: one loss, a gradient of what learns, and metrics of both terms."""
+    run, given = learn(objective(image, intent), behaviour=True)
+    gradient, loss, metrics = jax.eval_shape(run, *given)
+    assert jax.tree.structure(gradient) == jax.tree.structure(given[0]) and loss.shape == ()
+    assert {name.split("/")[0] for name in metrics} == {"image", "intent"}
+    assert {"image/kl", "intent/k1", "intent/k2", "intent/k3"} <= set(metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image", catalogue.names("image"))
+def test_each_image_objective_learns_in_the_drawing_expert(image):
+    run, given = learn(objective(image, "gspo_token", reference_context="rebuilt"), behaviour=False)
+    gradient, loss, metrics = tiny_world.jit(run)(*given)
+    assert np.isfinite(float(loss)) and 0 < tiny_world.size_of(gradient["decoder"]["layers"]["gen"]) < np.inf
+    if "image/log_ratio_max" in metrics:
+        assert float(metrics["image/log_ratio_max"]) < 1e-5  # the policy that learns is the one that played
+
+
+@pytest.mark.slow
+def test_the_old_policy_is_the_one_that_is_given():
+    """Against a policy that has not moved, NFT sees a gap; against itself it sees none."""
+    config = objective("nft", "grpo")
+    gaps = {}
+    for behaviour in (False, True):
+        run, given = learn(dataclasses.replace(config, intent=IntentObjectiveConfig(weight=0.0)), behaviour=behaviour)
+        gaps[behaviour] = float(tiny_world.jit(run)(*given)[2]["image/old_gap"])
+    assert gaps[False] == 0 < gaps[True]
+
+
+@pytest.mark.slow
+def test_a_loss_without_guidance_asks_one_branch():
+    """Another velocity: the rollout's own steps are no longer what it would draw."""
+    run, given = learn(objective("grpo", "grpo", guided=False), behaviour=False)
+    metrics = tiny_world.jit(run)(*given)[2]
+    assert float(jnp.abs(metrics["image/log_ratio_max"])) > 1e-3
