@@ -2,8 +2,8 @@
 
     mean = x + [ v + eta^2/(2 t^2) (x - (1-t) clean) ] (t' - t),    std = eta sqrt(t - t')
 
-x - (1-t) clean is t times the noise that v implies, so one t cancels. The rest is singular towards t = 0, where no step starts; a step
-from t ends at 0 or earlier, so its pull towards the picture is at most eta^2/2 of that noise.
+x - (1-t) clean is t times the noise that v implies, so one t cancels. What is left is singular towards t = 0, where no step starts; a step
+from t is at most t long, so it takes away at most eta^2/2 of that noise.
 Letters: B rows; eta noise_level, 0.3 by default in the references. Times are scalars or [B].
 Source: DanceGRPO, MixGRPO, Flow-Factory; there the constants of the density are lost or kept, here as everywhere left out.
 """

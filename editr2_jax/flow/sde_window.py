@@ -68,10 +68,10 @@ def starts(first: int, last: int, size: int) -> range:
     return range(first, last - size + 1)
 
 
-def draw(key: PRNGKeyArray, first: int, last: int, size: int, *, shape: tuple[int, ...] = ()) -> Int[Array, "*shape"]:
-    """A start, uniform on `starts`; `shape` asks for several independent ones. Raises ValueError as `starts` does."""
+def draw(key: PRNGKeyArray, first: int, last: int, size: int) -> Int[Array, ""]:
+    """A start, uniform on `starts`. Raises ValueError as `starts` does."""
     places = starts(first, last, size)
-    return jax.random.randint(key, shape, places.start, places.stop, dtype=jnp.int32)
+    return jax.random.randint(key, (), places.start, places.stop, dtype=jnp.int32)
 
 
 def subset(key: PRNGKeyArray, first: int, last: int, size: int) -> Int[Array, " size"]:
