@@ -15,7 +15,7 @@ from typing import Any
 from editr2_jax.evaluation import tables
 
 COPY = 0.015  # mean |difference| to the input, of 1: drawing a picture of the shipped base's size again, unchanged, costs 0.011 to 0.014
-COPY_SHARE = 0.5
+COPY_SHARE, COPY_RISE, ALL_COPIES = 0.5, 0.2, 0.8  # of the turns; an untrained base copies where it can not do better
 SMALLEST_TREND = 0.01  # of a mean reward or score in [0, 1]: less is no trend, however sure
 NOTHING_LEFT = 0.9  # a mean reward from which equal rewards mean success
 EQUAL_SHARE = 0.8  # of the groups' turns with one and the same reward
@@ -107,17 +107,21 @@ def collapse(lines: Sequence[Line], steps: Sequence[Step]) -> Iterator[Alarm]:
 
 
 def copies(steps: Sequence[Step]) -> Iterator[Alarm]:
-    """Outputs are the input again, though every instruction asks for an edit."""
-    recorded = [[turn["changed"] for _, turn in _turns(step) if turn.get("changed") is not None] for step in steps]
-    latest = next((changes for changes in reversed(recorded) if changes), [])
-    if not latest:
+    """Outputs are the input again, though every instruction asks for an edit: nearly all of them, or many more than at first.
+
+    Ends are two recorded steps each, since a step records few sessions; a trend needs four.
+    """
+    recorded = [[turn["changed"] < COPY for _, turn in _turns(step) if turn.get("changed") is not None] for step in steps]
+    recorded = [copied for copied in recorded if copied]
+    if not recorded:
         return
-    share = sum(changed < COPY for changed in latest) / len(latest)
-    if share >= COPY_SHARE:
+    latest = _mean(sum(recorded[-2:], []))
+    first = _mean(sum(recorded[:2], [])) if len(recorded) >= 4 else latest
+    if latest >= ALL_COPIES or (latest >= COPY_SHARE and latest - first >= COPY_RISE):
         yield Alarm(
             name="copy-of-input",
             title="Pictures are copies of their input",
-            evidence=f"in {share:.0%} of {len(latest)} turns of the last recorded step the mean pixel differs by less than {COPY:.1%}",
+            evidence=f"in {latest:.0%} of the turns recorded last (at first {first:.0%}) the mean pixel differs by less than {COPY:.1%}",
             advice="A reward for what stays the same may outweigh the one for the edit: raise the weight of IF, or lower that of CC.",
             view="rows=rollouts&filter=copy",
         )
@@ -185,19 +189,19 @@ def missing_verdicts(lines: Sequence[Line], statuses: Mapping[str, Mapping[str, 
     absent, errors = _last(lines, "reward/missing_share"), _last(lines, "reward/error_share")
     told = []
     if absent is not None and absent >= MISSING_SHARE:
-        told.append(f"{absent:.0%} of the training turns have no reward")
+        told.append(f"{absent:.0%} of the training turns in the last quarter of the steps have no reward")
     if errors is not None and errors >= ERROR_SHARE:
-        told.append(f"{errors:.1%} of the training verdicts failed")
+        told.append(f"{errors:.1%} of the training verdicts in the last quarter of the steps failed")
     for name, counts in statuses.items():
         due = sum(count for status, count in counts.items() if status != "not_applicable")
         failed = sum(counts.get(status, 0) for status in ERRORS)
         if due and failed / due >= ERROR_SHARE:
-            told.append(f"{failed} of {due} held-out verdicts on {tables.LABELS.get(name, name)} failed")
+            told.append(f"{failed} of {due} verdicts on {tables.LABELS.get(name, name)} failed in the last evaluation")
     if told:
         yield Alarm(
             name="missing-verdict",
             title="Verdicts are missing",
-            evidence="; ".join(told) + " (in the last quarter of the steps, and in the last evaluation)",
+            evidence="; ".join(told),
             advice="Such turns teach nothing: see their judge's words, then repair or restart the judge.",
             view="rows=rollouts&filter=missing",
         )

@@ -89,7 +89,7 @@ def test_what_is_missing_or_short_raises_nothing(count, gone):
         ({"intent__fallback_share": (0.0, 0.3)}, "fallback", "Many answers hold no intent", "3% → 27%"),
         ({"intent__fallback_share": (0.9, 0.9)}, "fallback", "Many answers hold no intent", "90%"),
         ({"reward__missing_share": (0.0, 0.4)}, "missing-verdict", "Verdicts are missing", "of the training turns"),
-        ({"reward__error_share": (0.03, 0.03)}, "missing-verdict", "Verdicts are missing", r"3\.0% of the training verdicts failed"),
+        ({"reward__error_share": (0.03, 0.03)}, "missing-verdict", "Verdicts are missing", r"3\.0% of the training verdicts"),
         ({"image__clip_fraction_high": (0.5, 0.9)}, "saturation", "ratios of the image term", r"clip fraction 9\d%"),
         ({"intent__clip_fraction_low": (0.9, 0.9)}, "saturation", "ratios of the intent term", "90% below"),
     ],
@@ -113,12 +113,26 @@ def test_a_pinned_advantage_is_seen_by_its_clip_or_by_its_sameness():
     assert list(alarms.saturation([line | {"advantage/max": 0.0} for line in told])) == [], "no spread at all is another alarm's"
 
 
-def test_copies_of_the_input_are_counted_in_the_latest_record_that_tells():
+def half_copied(step: int) -> dict:
+    told = recorded(step)
+    for group in told["groups"][:2]:
+        for turn in (turn for rollout in group["rollouts"] for turn in rollout["turns"]):
+            turn["changed"] = 0.004
+    return told
+
+
+def test_copies_of_the_input_are_counted_in_the_latest_records_that_tell():
     old = {"step": 9, "groups": [{"session": {"turns": []}, "rollouts": [{"turns": [{"intent": None}]}]}]}  # an older record
-    (alarm,) = alarms.copies([recorded(0), recorded(5, changed=0.004), old])
-    assert alarm.name == "copy-of-input" and "100% of 16 turns" in alarm.evidence and alarm.view == "rows=rollouts&filter=copy"
-    assert list(alarms.copies([recorded(0, changed=0.004), recorded(5)])) == []
-    assert list(alarms.copies([old])) == []
+    copied = recorded(5, changed=0.004)
+    (alarm,) = alarms.copies([copied, copied, old])
+    assert alarm.name == "copy-of-input" and "in 100% of the turns" in alarm.evidence and alarm.view == "rows=rollouts&filter=copy"
+    assert list(alarms.copies([copied, copied, recorded(6), recorded(7)])) == [] == list(alarms.copies([old]))
+
+
+def test_as_many_copies_as_at_first_are_no_alarm_and_many_more_are():
+    half = half_copied(0)
+    assert list(alarms.copies([half, half, half, half])) == [] == list(alarms.copies([half]))
+    assert names(alarms.copies([recorded(), recorded(), half, half])) == ["copy-of-input"]
 
 
 def test_one_intent_for_everything_is_a_collapse_and_equal_rollouts_are_not():
@@ -145,7 +159,7 @@ def test_training_up_and_a_held_out_judge_down():
 def test_failed_held_out_verdicts_are_missing_ones():
     statuses = {"if": {"ok": 90, "service_error": 10, "not_applicable": 100}, "cc": {"ok": 100, "unmeasurable": 50}}
     (alarm,) = alarms.missing_verdicts([], statuses)
-    assert "10 of 100 held-out verdicts on IF failed" in alarm.evidence and "CC" not in alarm.evidence
+    assert "10 of 100 verdicts on IF failed in the last evaluation" in alarm.evidence and "CC" not in alarm.evidence
 
 
 def test_alarms_are_plain_data():

@@ -165,10 +165,13 @@ def test_a_phone_sees_the_whole_width_and_older_records_open(tmp_path):
       seen.width = window.innerWidth; seen.text = dialog.innerText; seen.wide = dialog.scrollWidth - dialog.clientWidth;
       await press("g", dialog); seen.group = dialog.scrollWidth - dialog.clientWidth; seen.columns = all("dialog thead th").length;
       await visit("rows=rollouts"); seen.rows = all("tr[data-key]").length;
+      seen.folded = all("#curves svg").length; document.querySelector("#curves details").open = true; await rest(50);
+      seen.charts = all("#curves svg").length;
       setTimeout(() => { throw new Error("planted"); }); await rest();
     """
     seen = browser.read(report.write(root), tmp_path, script, fragment="#view=turns&open=0.0.1", width=390)
     assert "planted" in seen["error"], "a fault of the script is told on the page"
     assert seen["width"] <= 500
     assert seen["overflow"] <= 0 and seen["wide"] <= 0 and seen["group"] <= 0
+    assert 0 < seen["folded"] < seen["charts"], "curves are drawn when their fold opens"
     assert seen["columns"] == 4 and seen["rows"] == 20 and "advantage" in seen["text"] and "window" not in seen["text"]

@@ -93,7 +93,7 @@ function startCharts() {
   const drawnAt = new Map();
   const draw = () => {
     for (const [figure, chart] of charts) {
-      const width = figure.clientWidth; // 0 while its fold is closed; a phone's address bar changes the height alone
+      const width = figure.closest("details:not([open])") ? 0 : figure.clientWidth; // a phone's address bar changes the height alone
       if (width && drawnAt.get(figure) !== width) drawChart(figure, chart);
       drawnAt.set(figure, width);
     }

@@ -4,6 +4,7 @@
 // Only the rows of one page are in the document, and only the blocks of sessions that are shown are ever parsed.
 
 const PAGE_ROWS = 20;
+const KEYS_TOLD = "Keys: ↑ ↓ and Enter in the list; in an open session ← → for the next one, D for what changed, G for its rollouts side by side, Esc. Every view is a link.";
 const LIST_KEYS = ["rows", "where", "sort", "filter", "first", "subset", "find", "page"];
 const SHEET_KEYS = ["open", "view", "look", "colour"];
 const FILTERS = { // name -> [label, what it means, whether a rollout has it]
@@ -231,7 +232,7 @@ function startInspector() {
   const controls = makeControls(index, go);
   root.replaceChildren(
     element("div", { class: "controls" }, controls.rows, controls.where, controls.subset, controls.first, controls.sort, controls.find),
-    controls.filters, list, dialog);
+    controls.filters, list, element("p", { class: "quiet keys" }, KEYS_TOLD), dialog);
 
   const showList = () => {
     const pages = Math.max(1, Math.ceil(found.rows.length / PAGE_ROWS)), page = Math.min(Math.max(1, Number(state.page) || 1), pages);

@@ -142,7 +142,8 @@ function teaches(turn) {
 }
 
 function factsOf(turn, labels) {
-  const parts = Object.entries(turn.reward_parts || {}).map(([name, value]) => `${labels[name] || name} ${fixed(value, 2)}`).join(" + ");
+  const given = turn.reward_parts || {}, order = Object.keys(turn.scores || {}).filter((name) => name in given);
+  const parts = order.map((name) => `${labels[name] || name} ${fixed(given[name], 2)}`).join(" + ");
   const worth = (value) => element("span", { class: gainTone(value, 3) }, signed(value, 3));
   const facts = [
     ["reward", fixed(turn.reward, 3), parts ? element("small", {}, `= ${parts}`) : null],
