@@ -16,7 +16,12 @@ needed = pytest.mark.skipif(FOUND is None, reason=f"none of {', '.join(NAMES)} i
 READER = """<script>(async () => {
   const rest = (milliseconds = 20) => new Promise((done) => setTimeout(done, milliseconds));
   const all = (selector) => [...document.querySelectorAll(selector)];
-  const visit = async (fragment) => { location.hash = fragment; await rest(); };
+  const frame = () => new Promise((done) => requestAnimationFrame(done)); // some events come with a frame, which timers can outrun
+  const until = async (holds) => { for (let tries = 0; tries < 200 && !holds(); tries += 1) await frame(); };
+  const visit = async (fragment) => {
+    const heard = new Promise((done) => window.addEventListener("hashchange", done, { once: true }));
+    location.hash = fragment; await heard; await rest();
+  };
   const press = async (key, target = document.activeElement) => {
     target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true })); await rest();
   };

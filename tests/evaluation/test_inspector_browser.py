@@ -114,7 +114,7 @@ def test_a_session_is_read_with_the_keyboard(tmp_path):
       const tint = () => getComputedStyle(token()).backgroundColor, readout = () => document.querySelector("dialog .readout").textContent;
       seen.rows = all("tr[data-key]").length;
       all("a.open")[0].focus(); await press("ArrowDown"); seen.focus = document.activeElement === all("a.open")[1];
-      await click(document.activeElement);
+      await click(document.activeElement); await until(() => dialog.open);
       seen.open = dialog.open; seen.columns = all("dialog thead th").length; seen.address = location.hash;
       await press("d", dialog);
       seen.stacks = all("dialog .stack").length; seen.blend = getComputedStyle(all("dialog .stack img")[1]).mixBlendMode;
@@ -123,7 +123,7 @@ def test_a_session_is_read_with_the_keyboard(tmp_path):
       const before = tint(); await click(button("ratio", "dialog")); seen.recoloured = tint() !== before;
       token().focus(); seen.readout = readout(); await press("ArrowRight"); seen.next = readout();
       const key = location.hash; await press("ArrowRight", dialog); seen.moved = location.hash !== key;
-      dialog.close(); await rest(); seen.closed = !location.hash.includes("open=");
+      dialog.close(); await until(() => !location.hash.includes("open=")); seen.closed = !location.hash.includes("open=");
       await click(button("missing", ".filters")); seen.filtered = location.hash;
       await visit("where=held-out&sort=gain");
       seen.held = all("tr[data-key]").length; seen.gains = all("td[data-name=reward]").map((one) => one.innerText);
