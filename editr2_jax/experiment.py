@@ -158,26 +158,28 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
             seed=config.seed,
             remember=config.data.remember,
         )
+    suite = assemble.suite(config, lambda: merged(model.network, model.weights))
+    told = {"tokenizer": model.tokenizer, "grid": policy.flow.grid().tolist(), "suite": suite}
     return EditR2(
         player=player,
         updater=Updater(model.network, assemble.objective(config), policy, optimizer),
-        suite=assemble.suite(config, lambda: merged(model.network, model.weights)),
+        suite=suite,
         tokenizer=model.tokenizer,
         frozen=model.frozen,
         seed=config.seed,
         averages=assemble.averages(config),
         advantage=assemble.settings(AdvantageConfig, config.advantage),
         config=assemble.settings(StepConfig, config.step),
-        record=lambda record: _record(config, directory, record),
+        record=lambda record: _record(config, directory, record, **told),
         first_step=first_step,
     )
 
 
-def _record(config, directory: Path, record: StepRecord) -> None:
-    """Keeps a few groups of some steps for the inspector."""
+def _record(config, directory: Path, record: StepRecord, **told) -> None:
+    """Keeps a few groups of some steps for the inspector; `told`: what `session_log.write` reads them with."""
     if record.step % config.loop.record_every == 0 or record.step + 1 == config.loop.steps:
-        folder = directory / "sessions" / str(record.step)
-        session_log.write(folder, record.step, record.rollouts[0], record.scores[0], record.credits[0], groups=config.loop.record_groups)
+        folder, first = directory / "sessions" / str(record.step), (record.rollouts[0], record.scores[0], record.credits[0])
+        session_log.write(folder, record.step, *first, groups=config.loop.record_groups, **told)
 
 
 def merged(network: Network, weights: Weights):

@@ -1,4 +1,4 @@
-"""Pictures on disk: PNG, lossless, whole or not at all."""
+"""Pictures on disk, PNG, lossless, whole or not at all; and how much an edit changed."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def save(path: Path, picture: np.ndarray) -> None:
     beside = path.with_name(f".{path.name}.new")
     beside.write_bytes(data.getvalue())
     os.replace(beside, path)
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> float:
+    """Mean absolute difference of two uint8 pictures [H, W, 3], in [0, 1]."""
+    return float(np.abs(after.astype(np.int16) - before.astype(np.int16)).mean() / 255)

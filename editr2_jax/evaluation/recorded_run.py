@@ -5,6 +5,11 @@ sessions/STEP/rollouts.json, picture paths relative to it:
       "rollouts": [{"turns": [{"picture": path, "intent": str | null, "intent_raw": str | null, "intent_fallback": bool,
         "scores": {name: float | null}, "status": {name: str}, "reward": float | null, "advantage": float | null,
         "image_learns": bool, "text_learns": bool, "why_filtered": str | null, "detail": {}}]}]}]}
+Further fields of a turn, absent or null in older workdirs and where a step does not know them (ratio: policy after the step / behaviour):
+    "tokens": [{"text", "log_prob": float, "ratio": float | null}] of the intent as written · "advantage_text": of the intent, float ·
+    "reward_parts": {name: what the score adds to the reward} · "changed": mean |difference| to the turn's input picture, in [0, 1] ·
+    "window": {"steps": [index on the time grid], "t": [float]} of the stochastic steps · "image_ratio": [float], one per such step ·
+    "kl": float, to the reference
 eval/STEP/strips.json, likewise:
     {"sessions": [{"id", "source": path, "turns": [{"instruction", "intent", "picture": path, "scores": {name: float | null}}]}]}
 """
@@ -22,8 +27,8 @@ from typing import Any
 from editr2_jax.evaluation import tables
 from editr2_jax.runtime import metrics, workdir
 
-EMBED_BYTES = 24 << 20  # pictures up to this size in all are part of the page; further ones are linked where they lie in the workdir
-INSPECTED_STEPS = 12  # steps in the inspector: the first, the last, and others evenly between
+EMBED_BYTES = 12 << 20  # pictures up to this size in all are part of the page; further ones are linked where they lie in the workdir
+RECORD_BYTES = 24 << 20  # of rollouts.json files that the inspector shows: some ten thousand turns; of more, steps spread evenly
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
@@ -58,7 +63,7 @@ def read(root: Path) -> Run:
     found = step_folders(root / "eval")
     evaluations = [_evaluation(folder, pictures, notices, with_strips=folder in (found[0], found[-1])) for folder in found]
     recorded = [folder for folder in step_folders(root / "sessions") if (folder / "rollouts.json").exists()]
-    inspected = _spread(recorded, INSPECTED_STEPS)
+    inspected = _within(recorded, RECORD_BYTES)
     sessions = [_attempt(notices, folder, lambda folder=folder: _rollouts(folder, pictures)) for folder in inspected]
     return Run(
         name=root.name,
@@ -151,6 +156,12 @@ def step_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()), key=lambda path: int(path.name))
+
+
+def _within(folders: list[Path], most: int) -> list[Path]:
+    """The folders, or as many of them, evenly spread, as have rollouts.json of `most` bytes in all; the ends at least."""
+    size = sum((folder / "rollouts.json").stat().st_size for folder in folders)
+    return folders if size <= most else _spread(folders, max(2, len(folders) * most // size))
 
 
 def _spread(items: list[Path], most: int) -> list[Path]:

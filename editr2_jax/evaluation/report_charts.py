@@ -37,6 +37,8 @@ def training(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Chart]]
             for label, name in labels.items()
         ]
         areas.setdefault(title.partition("/")[0], []).append(_thinned({"title": title, "step": steps, "series": series, "note": ""}))
+    for charts in areas.values():  # the mean is told first, shares of what went wrong last; others keep their order
+        charts.sort(key=lambda chart: (chart["title"] != "reward/mean", chart["title"].endswith("_share")))
     return sorted(areas.items(), key=lambda item: (_rank(item[0]), item[0]))
 
 

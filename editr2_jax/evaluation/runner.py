@@ -112,9 +112,16 @@ def score_records(rollout: Rollout, scores: Scores) -> list[dict[str, Any]]:
                     "status": {name: verdict.status.value for name, verdict in verdicts.items()},
                     "reward": number(scores.combined[row, t]),
                     "detail": {name: dict(verdict.detail) for name, verdict in verdicts.items()},
+                    "changed": changed(rollout, row, t),
                 }
             )
     return records
+
+
+def changed(rollout: Rollout, row: int, turn: int) -> float:
+    """How far a turn's picture is from the one that it edits: the source, then what the turn before drew."""
+    edited = rollout.pictures[row, turn - 1] if turn else rollout.samples[row].picture
+    return pictures.changed(edited, rollout.pictures[row, turn])
 
 
 def _apart(samples: Sequence[Sample]) -> list[Sample]:

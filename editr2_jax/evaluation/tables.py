@@ -2,7 +2,8 @@
 
 A score record is one line of eval/STEP/scores.jsonl, about one turn of one session:
     {"session": id, "subset": str, "turn": int, "task_type": str, "instruction": str, "intent": str | null,
-     "scores": {"if": float | null, ...}, "status": {"if": "ok", ...}, "reward": float | null, "detail": {...}}
+     "scores": {"if": float | null, ...}, "status": {"if": "ok", ...}, "reward": float | null, "detail": {...},
+     "changed": float}  (mean |difference| to the turn's input picture, in [0, 1]; records of older runs have none)
 null is a missing verdict, and `status` says why. Beside the scores, tables show what follows from them: `if_so_far` (every turn so far
 has IF 1), `ga_so_far` (the lowest GA so far) and `full_success` (every turn of the dialogue has IF 1).
 

@@ -95,6 +95,11 @@ class Suite:
         """Names of the rewards, in order."""
         return tuple(reward.name for reward in self._rewards)
 
+    def parts(self, verdicts: Mapping[str, Verdict], subset: str) -> dict[str, float]:
+        """What each score adds to a combined reward: weight * score / sum of weights, over the rewards with a score."""
+        scored = {name: w for name, w in self._weights[subset].items() if w and verdicts[name].status is Status.OK}
+        return {name: weight * verdicts[name].value / sum(scored.values()) for name, weight in scored.items()}
+
     def submit(self, episodes: Sequence[Episode]) -> Pending:
         """Starts scoring the latest turn of B episodes and returns at once."""
         # One task per reward and episode; a task never waits for another task of this pool, so the pool cannot lock up.

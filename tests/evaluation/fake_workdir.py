@@ -120,10 +120,27 @@ def _played(folder: Path, name: str, size: int, seed: int, rollout: int, random:
             | {"status": {key: "ok" if value is not None else "service_error" for key, value in scores.items()}}
             | {"reward": 0.6 * followed + 0.3 if judged else None, "advantage": float(random.normal()) if judged else None}
             | {"image_learns": judged and not failed, "text_learns": judged and turn > 0, "why_filtered": why}
-            | {"detail": {"if": {"boxes": [[0.1, 0.2, 0.3, 0.4]]}}}
+            | {"detail": {"if": {"reason": "the ball is where it was asked for", "boxes": [[0.1, 0.2, 0.3, 0.4]]}}}
+            | measured(turn, 0.6 * followed + 0.3 if judged else None, random)
         )
         failed = failed or followed == 0
     return turns
+
+
+def measured(turn: int, reward: float | None, random: np.random.Generator) -> dict:
+    """What newer records tell beside: tokens and their ratios, the window, KL, and how much the picture changed."""
+    words = [f" {word}" for word in INTENT.split()] + ["<|im_end|>"]
+    tokens = [{"text": word, "log_prob": -float(random.exponential(0.4)), "ratio": float(np.exp(random.normal(0, 0.1)))} for word in words]
+    begin = int(random.integers(5))
+    return {
+        "tokens": tokens if turn else None,
+        "advantage_text": float(random.normal()) if turn else None,
+        "reward_parts": {"if": reward - 0.25, "cc": 0.25} if reward else None,
+        "changed": float(random.uniform(0.02, 0.2)),
+        "window": {"steps": [begin, begin + 1], "t": [1 - 0.1 * begin, 0.95 - 0.1 * begin]},
+        "image_ratio": [1 + float(random.normal(0, 1e-4)) for _ in range(2)],
+        "kl": float(random.uniform(0, 1e-4)),
+    }
 
 
 def picture(folder: Path, name: str, size: int, seed: int) -> str:

@@ -70,11 +70,19 @@ def test_a_finished_run_shows_everything_and_fetches_nothing(finished):
 
 def test_the_inspector_holds_every_rollout_with_its_pictures(finished):
     _, outline = written(finished)
-    inspected = next(block for block in outline.blocks if "steps" in block)
-    assert [step["step"] for step in inspected["steps"]] == [0, 30, 59]
-    turns = [turn for step in inspected["steps"] for group in step["groups"] for one in group["rollouts"] for turn in one["turns"]]
+    index = next(block for block in outline.blocks if "groups" in block)
+    blocks = [block for block in outline.blocks if "rollouts" in block]
+    training = [group for group in index["groups"] if group["where"] == "training"]
+    assert [group["key"] for group in training] == ["59.0", "59.1", "30.0", "30.1", "0.0", "0.1"]
+    turns = [turn for block in blocks[: len(training)] for rollout in block["rollouts"] for turn in rollout]
     assert len(turns) == 3 * 2 * 4 * 3 and all(turn["picture"].startswith("data:image/png;base64,") for turn in turns)
-    assert any(turn["why_filtered"] for turn in turns)
+    assert any(turn.get("why_filtered") for turn in turns)
+    assert len(index["groups"]) == len(blocks) == 6 + 24
+    shown = {attributes.get("id") for tag, attributes in outline.tags if tag == "img"}
+    held = [turn["picture"] for block in blocks[6:] for rollout in block["rollouts"] for turn in rollout if turn.get("picture")]
+    assert len(held) == 2 * 8 * 3 and {name.removeprefix("@") for name in held} <= shown, (
+        "pictures that the page has already are not there twice"
+    )
 
 
 def test_the_result_line_is_the_headline_and_lies_beside_the_page(finished):
@@ -167,8 +175,29 @@ def test_pictures_beyond_the_budget_are_linked(workdir):
     assert pictures.address(workdir / "sessions" / "0", "g0/source.png") == "../sessions/0/g0/source.png"
 
 
+def test_alarms_stand_on_top_and_a_healthy_run_has_none(workdir):
+    text, _ = written(workdir)
+    assert 'class="alarm"' not in text and "no alarm" in text
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = [line | {"reward/missing_share": 0.3} for line in lines]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text, outline = written(workdir)
+    assert text.index("Verdicts are missing") < text.index('id="result"') and "30% of the training turns" in text
+    assert ("a", {"href": "#rows=rollouts&filter=missing"}) in outline.tags and "1 alarm" in text
+
+
 def test_many_recorded_steps_are_thinned_to_the_ends_and_between():
     assert recorded_run._spread(list(range(100)), 4) == [0, 33, 66, 99]
+
+
+def test_records_beyond_the_budget_leave_out_steps_between(tmp_path):
+    folders = [tmp_path / str(step) for step in range(10)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "rollouts.json").write_text("x" * 100)
+    assert recorded_run._within(folders, 1000) == folders
+    assert [folder.name for folder in recorded_run._within(folders, 400)] == ["0", "3", "6", "9"]
+    assert [folder.name for folder in recorded_run._within(folders, 1)] == ["0", "9"]
 
 
 def test_metrics_that_belong_together_share_a_chart():

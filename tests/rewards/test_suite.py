@@ -35,6 +35,16 @@ def test_what_does_not_apply_leaves_its_weight_to_the_others():
     np.testing.assert_allclose(scores.weights["cc"], 0.3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("last", [0.25, Status.NOT_APPLICABLE])
+def test_the_parts_of_a_reward_add_up_to_it(last):
+    rewards = [fakes.FixedReward("if"), fakes.FixedReward("cc", default=0.5), fakes.FixedReward("ga", default=last)]
+    with suite.Suite(rewards) as judged:
+        scores = judged.score(batch())
+        parts = judged.parts({name: table[0][1] for name, table in scores.verdicts.items()}, "memory")
+    np.testing.assert_allclose(sum(parts.values()), scores.combined[0, 1], rtol=1e-6)
+    assert ("ga" in parts) == (last is not Status.NOT_APPLICABLE) and parts["cc"] < parts["if"]
+
+
 @pytest.mark.parametrize("outage", [ConnectionError("down"), JudgeFormatError("hm"), Status.INVALID_ANNOTATION, Status.UNMEASURABLE])
 def test_an_outage_masks_its_sample_and_changes_nothing_else(outage):
     def judge(last):
