@@ -164,6 +164,11 @@ def refuse_contradictions(config) -> None:
             f"objective.intent.kl_weight is {config.objective.intent.kl_weight} compare with a reference, "
             "but train is 'full', which keeps none; set objective.image.kl_weight=0 and objective.intent.kl_weight=0, or train=lora."
         )
+    if image.weight and chosen.image.replays and not config.rollout.window.size:
+        raise ValueError(
+            f"objective.image.kind={image.kind} learns from stochastic steps, but rollout.window.size is 0, which draws none; "
+            "give the window a size, or take an objective that looks at the path to the picture, such as nft."
+        )
     kernels = getattr(chosen.image.objective, "KERNELS", None)
     if image.weight and kernels and kernel not in kernels:
         raise ValueError(

@@ -177,9 +177,9 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
 
 def _record(config, directory: Path, record: StepRecord, **told) -> None:
     """Keeps a few groups of some steps for the inspector; `told`: what `session_log.write` reads them with."""
-    if record.step % config.loop.record_every == 0 or record.step + 1 == config.loop.steps:
+    if (config.loop.record_every and record.step % config.loop.record_every == 0) or record.step + 1 == config.loop.steps:
         folder, first = directory / "sessions" / str(record.step), (record.rollouts[0], record.scores[0], record.credits[0])
-        session_log.write(folder, record.step, *first, groups=config.loop.record_groups, **told)
+        session_log.write(folder, record.step, *first, groups=config.loop.record_groups, after=record.after(0), **told)
 
 
 def merged(network: Network, weights: Weights):

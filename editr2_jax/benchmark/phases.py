@@ -186,7 +186,7 @@ def _update(stage: Stage) -> Call:
 
     def call():
         nonlocal state  # its buffers are given away to the next state
-        state, _ = updater.step(state, weights.frozen, [[chunk]], old=old, key=jax.random.key(0))
+        state, *_ = updater.step(state, weights.frozen, [[chunk]], old=old, key=jax.random.key(0))
         return state.trainable
 
     return call

@@ -28,6 +28,9 @@ from editr2_jax.policies import dialogue, image_policy, intent_policy
 from editr2_jax.policies.context import Sight
 from editr2_jax.policies.dialogue import Played, PolicyConfig, Replay
 
+TOLD_BY_ROW = ("kl",)  # statistics that are also kept for every pass and row, under their name and ROWS
+ROWS = "_by_row"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
@@ -201,7 +204,7 @@ def _image_term(replay, reference, old, played, lesson, config: ImageObjectiveCo
 
 def _window(played: Played, lesson: Lesson, turn, slot, config: ImageObjectiveConfig, policy: PolicyConfig) -> Window:
     """The stochastic step `slot` of `turn`, as it was drawn."""
-    grid, step = policy.flow.grid(), played.step[:, turn, slot]
+    grid, step = policy.flow.grid(played.clean.shape[2]), played.step[:, turn, slot]
     (x, x_next, _), mask = _latents(played, turn, slot), lesson.image_mask[:, turn]
     x, x_next, old, advantage, reward = _behind(
         mask, (x, x_next, lesson.image_log_prob[:, turn, slot], lesson.image_advantage[:, turn], lesson.reward[:, turn])
@@ -217,7 +220,7 @@ def _path(played: Played, lesson: Lesson, turn, slot, config: ImageObjectiveConf
     shared = getattr(config.objective, "SHARED_DRAWS", False)
     fold = lambda keys, number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
     keys = fold(lesson.group_keys if shared else lesson.member_keys, turn)
-    grid, mask = policy.flow.grid(), lesson.image_mask[:, turn]
+    grid, mask = policy.flow.grid(played.clean.shape[2]), lesson.image_mask[:, turn]
     times = training_times.draw(fold(keys, 0), grid, count=config.draws, times=config.times, shift=policy.flow.shift)
     clean, advantage, reward = _behind(mask, (played.clean[:, turn], lesson.image_advantage[:, turn], lesson.reward[:, turn]))
     noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(fold(keys, 1 + slot))
@@ -290,17 +293,19 @@ def _statistics(statistics: dict[str, Array], mask: Bool[Array, "..."]) -> dict[
     """Sums over what the mask leaves, or maxima where the name says so, and the count."""
     chosen = {name: jnp.where(mask, jax.lax.stop_gradient(value), 0.0) for name, value in statistics.items()}
     told = {name: jnp.max(value) if name.endswith("_max") else jnp.sum(value) for name, value in chosen.items()}
-    return {"count": jnp.sum(mask).astype(jnp.float32)} | told
+    rows = {f"{name}{ROWS}": chosen[name] for name in TOLD_BY_ROW if name in chosen}
+    return {"count": jnp.sum(mask).astype(jnp.float32)} | told | rows
 
 
-def _named(area: str, metrics: dict[str, Float[Array, "n"]]) -> dict[str, Array]:
-    """Totals over the passes, named area/quantity; `summarise` divides them once all chunks are in."""
-    return {f"{area}/{name}": jnp.max(x) if name.endswith("_max") else jnp.sum(x) for name, x in metrics.items()}
+def _named(area: str, metrics: dict[str, Array]) -> dict[str, Array]:
+    """Totals over the passes, named area/quantity; `summarise` divides them once all chunks are in. What is kept by row stays so."""
+    totals = {name: jnp.max(x) if name.endswith("_max") else jnp.sum(x) for name, x in metrics.items() if not name.endswith(ROWS)}
+    return {f"{area}/{name}": x for name, x in (metrics | totals).items()}
 
 
 def summarise(chunks: list[dict[str, Array]]) -> dict[str, float]:
     """Metrics of an update from those of its chunks: sums become means over what counted, maxima stay maxima."""
-    names = {name for chunk in chunks for name in chunk}
+    names = {name for chunk in chunks for name in chunk if not name.endswith(ROWS)}
     total = {name: (max if name.endswith("_max") else sum)(float(chunk[name]) for chunk in chunks if name in chunk) for name in names}
     means = {}
     for name, value in total.items():

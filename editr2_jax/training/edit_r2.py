@@ -21,6 +21,7 @@ from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys
 from editr2_jax.training import state as states
 from editr2_jax.training import train_batch
+from editr2_jax.training.session_log import After
 from editr2_jax.training.state import Averages, TrainState
 from editr2_jax.training.train_batch import AdvantageConfig, Credit
 from editr2_jax.training.update import Chunk, Updater
@@ -48,6 +49,7 @@ class StepRecord:
     rollouts: tuple[Rollout, ...]
     scores: tuple[Scores, ...]
     credits: tuple[Credit, ...]
+    after: Callable[[int], After]  # asks about a batch of rollouts under the new weights: a pass over it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +82,16 @@ class EditR2:
         chunks = [_chunk(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}
         dealt, key = _deal(chunks, self.config.updates), keys.at(self.seed, "objective", step)
-        state, learned = self.updater.step(state, self.frozen, dealt, old=behaviour, key=key)
+        state, learned, divergence = self.updater.step(state, self.frozen, dealt, old=behaviour, key=key)
         state, averaged = states.follow(state, self.averages, updates=self.config.updates)
         clock.lap("update")
-        self.record(StepRecord(step=step, rollouts=tuple(rollouts), scores=tuple(scores), credits=tuple(credits)))
+
+        def after(batch: int) -> After:
+            now = Weights(trainable=state.trainable, frozen=self.frozen)
+            images, words = self.updater.ask_again(now, rollouts[batch].played)
+            return After(image_log_prob=np.asarray(images), intent_log_prob=np.asarray(words), kl=divergence.get(id(chunks[batch])))
+
+        self.record(StepRecord(step=step, rollouts=tuple(rollouts), scores=tuple(scores), credits=tuple(credits), after=after))
         return state, metrics | told | learned | averaged | clock.laps
 
     def _play(self, weights: Weights, sessions: Sequence[Sample], step: int) -> tuple[list[Rollout], list[list[Pending]]]:

@@ -25,7 +25,7 @@ from editr2_jax.training.train_batch import Credit
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class After:
-    """The rollout asked about again, under the weights that the step's updates left."""
+    """The rollout asked about again, under the weights that the step's updates left; the KL as they found it."""
 
     intent_log_prob: Float[np.ndarray, "B T K"]
     image_log_prob: Float[np.ndarray, "B T W"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,14 @@ class Chunk:
         return np.where(teaches, np.asarray(self.played.intent_count), 0)
 
 
+class Learned(NamedTuple):
+    """What a step's updates made."""
+
+    state: TrainState
+    metrics: dict[str, float]
+    divergence: dict[int, Float[np.ndarray, "B T"]]  # to the reference, by id of the chunk, as its update found it; 0 where masked
+
+
 class Updater:
     """Compiled gradient passes of one network under one objective. Nothing is remembered between calls."""
 
@@ -85,14 +93,13 @@ class Updater:
     def _apply_to(self, state: TrainState, gradients):
         return states.apply(state, gradients, self.optimizer)
 
-    def step(
-        self, state: TrainState, frozen, chunks: Sequence[Sequence[Chunk]], *, old: dict[int, LogProbs], key: jax.Array
-    ) -> tuple[TrainState, dict[str, float]]:
+    def step(self, state: TrainState, frozen, chunks: Sequence[Sequence[Chunk]], *, old: dict[int, LogProbs], key: jax.Array) -> Learned:
         """One optimizer update per entry of `chunks`; `old` holds the behaviour log-probabilities by id of the chunk.
 
         Raises NonFiniteLoss, leaving the state as it was before the update that failed.
         """
         metrics: list[dict[str, float]] = []
+        divergence: dict[int, Float[np.ndarray, "B T"]] = {}
         behaviour = self._behaviour(state, len(chunks))
         for number, update in enumerate(chunks):
             rollouts = jnp.float32(sum(chunk.rows for chunk in update))
@@ -103,11 +110,14 @@ class Updater:
                 one, value, part = self._gradients(weights, behaviour, chunk.played, taught, rollouts)
                 gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
                 total, parts = total + float(value), [*parts, part]
+                if (by_row := part.get(f"image/kl{joint_objective.ROWS}")) is not None:
+                    turns = chunk.played.step.shape[1]
+                    divergence[id(chunk)] = np.asarray(by_row).reshape(turns, -1, chunk.rows).mean(axis=1).T
             summary = {"loss/total": total} | joint_objective.summarise(parts)
             states.refuse_non_finite(f"step {int(state.step)}, update {number}", summary | {"gradient": float(optax.tree.norm(gradients))})
             state, sizes = self._apply(state, gradients)
             metrics.append(summary | {name: float(value) for name, value in sizes.items()})
-        return state, _over_updates(metrics)
+        return Learned(state, _over_updates(metrics), divergence)
 
     def _behaviour(self, state: TrainState, updates: int) -> Any:
         """The policy that played, where the objective needs it and it is not the one that learns; a copy, for updates give memory away."""

@@ -76,7 +76,7 @@ def _credit() -> Credit:
     ones = np.ones((ROWS, TURNS), np.float32)
     mask = np.array([[True, True], [True, False]])
     why = np.array([["", ""], ["", "no verdict"]])
-    return Credit(image_advantage=ones, text_advantage=-ones, image_mask=mask, text_mask=mask, why=why)
+    return Credit(reward=ones, image_advantage=ones, text_advantage=-ones, image_mask=mask, text_mask=mask, why=why)
 
 
 def _written(folder, **more) -> list[list[dict]]:
