@@ -69,7 +69,7 @@ def _scores() -> Scores:
     silent = (Verdict(value=float("nan"), status=Status.SERVICE_ERROR), Verdict(value=0.5))
     verdicts = {name: ((told[k], told[k]), (told[k], silent[k])) for k, name in enumerate(("if", "cc"))}
     combined = np.array([[0.875, 0.875], [0.875, np.nan]], np.float32)
-    return Scores(values={}, verdicts=verdicts, combined=combined, error_share=0.0)
+    return Scores(values={}, weights={}, verdicts=verdicts, combined=combined, error_share=0.0)
 
 
 def _credit() -> Credit:
