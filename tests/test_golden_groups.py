@@ -11,9 +11,6 @@ TESTS = Path(__file__).parent
 
 def test_no_group_is_forgotten():
     groups = {case["group"] for case in json.loads((golden_vectors.folder() / "vectors.json").read_text())["cases"]}
-    asked = {
-        group
-        for path in TESTS.rglob("test_*.py")
-        for group in re.findall(r'(?:golden\.each|golden\.cases|matches)\(\s*"(\w+)"', path.read_text())
-    }
+    named = re.compile(r'(?:golden\.each|golden\.cases|matches)\(\s*"(\w+)"')
+    asked = {group for path in TESTS.rglob("test_*.py") for group in named.findall(path.read_text())}
     assert groups <= asked, f"no test asks for {sorted(groups - asked)}"
