@@ -87,8 +87,9 @@ def terms(at: Window | Path, v: Velocities, config: ImageObjectiveConfig) -> tup
     out = config.objective.loss(at, v, config.settings)
     if not config.weighs_kl:
         return out.value, out.statistics
-    distance = kl(config.kl, at, v.policy, v.reference)
-    return out.value + config.kl_weight * distance, out.statistics | {"kl": distance}
+    forms = {form: kl(form, at, v.policy, v.reference) for form in (KL_FORMS if config.replays else ("velocity",))}
+    told = {f"kl_{form}": distance for form, distance in forms.items()} | {"kl": forms[config.kl]}
+    return out.value + config.kl_weight * forms[config.kl], out.statistics | told
 
 
 def kl(form: str, at: Window | Path, v: Float[Array, "B L C"], v_reference: Float[Array, "B L C"]) -> Float[Array, "B"]:

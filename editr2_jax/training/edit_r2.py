@@ -184,7 +184,7 @@ def _deal(chunks: Sequence[Chunk], updates: int) -> list[list[Chunk]]:
 
 
 def _rewards(rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> dict[str, float]:
-    """Mean rewards per turn and over all, and the share of verdicts that failed."""
+    """Mean rewards per turn and over all, the share of verdicts that failed, which steps were stochastic, and how much was written."""
     metrics = {"reward/error_share": float(np.mean([score.error_share for score in scores]))}
     turns = max(score.combined.shape[1] for score in scores)
     tables = {name: [score.values[name] for score in scores] for name in scores[0].values} | {"mean": [s.combined for s in scores]}
@@ -197,6 +197,8 @@ def _rewards(rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> dict[str,
         known = table[~np.isnan(table)]
         if len(known):
             metrics["reward/mean" if name == "mean" else f"reward/{name}/mean"] = float(known.mean())
+    drawn = np.concatenate([np.asarray(rollout.played.step).reshape(-1) for rollout in rollouts])
+    metrics |= {f"window/step_{step}": float(share) for step, share in enumerate(np.bincount(drawn) / max(len(drawn), 1)) if share}
     lengths = np.concatenate([np.asarray(rollout.played.intent_count[:, 1:]).reshape(-1) for rollout in rollouts])
     if lengths.size:
         metrics["intent/tokens"] = float(lengths.mean())

@@ -75,6 +75,9 @@ def test_a_step_tells_its_loss_its_ratios_and_the_size_of_its_update():
             "log_ratio_max",
             "first_log_ratio_max",
             "kl",
+            "kl_latent",
+            "kl_exact",
+            "kl_velocity",
         )  # fmt: skip
     }
 
