@@ -51,14 +51,12 @@ ARMS: dict[str, Arm] = {
         Arm(name="filter_all", values={"advantage.filter": "all"}),
         Arm(name="dialogue", values={"advantage.grouping": "dialogue"}),
         Arm(name="trajectory", values=_TRAJECTORY),
-        Arm(name="std_group", values={"advantage.std": "group"}),
         Arm(name="advantage_additive", values=_TRAJECTORY | {"advantage.fusion": "advantage"}),
         Arm(name="advantage_convex", values=_TRAJECTORY | {"advantage.fusion": "advantage", "advantage.fusion_form": "convex"}),
         Arm(name="aggregate_last", values=_TRAJECTORY | {"advantage.aggregate": "last"}),
         Arm(name="aggregate_product", values=_TRAJECTORY | {"advantage.aggregate": "product"}),
         Arm(name="aggregate_min", values=_TRAJECTORY | {"advantage.aggregate": "min"}),
         Arm(name="reward_to_go", values={"advantage.transform": "to_go"}),
-        Arm(name="improvement", values={"advantage.transform": "improvement"}),
         Arm(name="guard", values={"objective.image.kind": "guard"}),
         Arm(name="cps", values={"rollout.kernel.kind": "cps", "rollout.kernel.noise_level": 0.8}),
         Arm(name="nft", values=_PATH | {"objective.image.kind": "nft"}),
@@ -68,9 +66,7 @@ ARMS: dict[str, Arm] = {
         Arm(name="group_16", values={"data.sessions": 4, "data.group": 16}),
         Arm(name="window_1", values={"rollout.window.size": 1}),
         Arm(name="window_4", values={"rollout.window.size": 4, "rollout.window.last": 6}),
-        Arm(name="dapo", values={"objective.intent.reduction": "token_mean"}),
         Arm(name="dr_grpo", values={"objective.intent.reduction": "max_length", "advantage.text_std": "none"}),
-        Arm(name="gspo", values={"objective.intent.kind": "gspo_token"}),
     )
 }
 
@@ -112,7 +108,7 @@ QUESTIONS: tuple[Question, ...] = (
         asks="What should a turn's reward be compared with?",
         claimed="Edit-R2 pools a dialogue's turns (dialogue), MT-EditFlow compares whole trajectories; ours compares turn with turn.",
         against=COMMON,
-        arms=("dialogue", "trajectory", "std_group"),
+        arms=("dialogue", "trajectory"),
     ),
     Question(
         name="fusion",
@@ -131,10 +127,10 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         name="later_turns",
-        asks="Should a turn be paid for what follows it, or for what it added?",
-        claimed="Nobody's claim for editing: reward to go, and the improvement over the turn before (Reason-Reflect-Refine).",
+        asks="Should a turn be paid for what follows it?",
+        claimed="Nobody's claim for editing; usual elsewhere as reward to go.",
         against=COMMON,
-        arms=("reward_to_go", "improvement"),
+        arms=("reward_to_go",),
     ),
     Question(
         name="objective",
@@ -168,10 +164,10 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         name="words",
-        asks="Does the way of counting tokens matter for intents?",
-        claimed="DAPO, Dr.GRPO and GSPO: better than GRPO for long answers; intents are short.",
+        asks="Does it matter for intents how tokens are counted and advantages divided?",
+        claimed="Dr.GRPO: neither by length nor by spread is better for long answers; intents are short.",
         against=COMMON,
-        arms=("dapo", "dr_grpo", "gspo"),
+        arms=("dr_grpo",),
     ),
 )
 
