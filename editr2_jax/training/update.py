@@ -95,19 +95,28 @@ class Updater:
         metrics: list[dict[str, float]] = []
         behaviour = self._behaviour(state, len(chunks))
         for number, update in enumerate(chunks):
-            rollouts = jnp.float32(sum(chunk.rows for chunk in update))
-            gradients, total, parts = None, 0.0, []
-            for chunk, weight in zip(update, self._token_weights(update), strict=True):
-                taught = lesson(chunk, *old[id(chunk)], weight, key=key, mismatch_cap=self.objective.intent.mismatch_cap)
-                weights = Weights(trainable=state.trainable, frozen=frozen)
-                one, value, part = self._gradients(weights, behaviour, chunk.played, taught, rollouts)
-                gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
-                total, parts = total + float(value), [*parts, part]
-            summary = {"loss/total": total} | joint_objective.summarise(parts)
+            weights = Weights(trainable=state.trainable, frozen=frozen)
+            gradients, summary = self.gradients(weights, update, old=old, key=key, behaviour=behaviour)
             states.refuse_non_finite(f"step {int(state.step)}, update {number}", summary | {"gradient": float(optax.tree.norm(gradients))})
             state, sizes = self._apply(state, gradients)
             metrics.append(summary | {name: float(value) for name, value in sizes.items()})
         return state, _over_updates(metrics)
+
+    def gradients(
+        self, weights: Weights, chunks: Sequence[Chunk], *, old: dict[int, LogProbs], key: jax.Array, behaviour: Any = None
+    ) -> tuple[Any, dict[str, float]]:
+        """Gradient of one update's loss over its chunks, and its metrics; nothing is applied.
+
+        `old` holds the behaviour log-probabilities by id of the chunk; `behaviour` as in joint_objective.gradients.
+        """
+        rollouts = jnp.float32(sum(chunk.rows for chunk in chunks))
+        gradients, total, parts = None, 0.0, []
+        for chunk, weight in zip(chunks, self._token_weights(chunks), strict=True):
+            taught = lesson(chunk, *old[id(chunk)], weight, key=key, mismatch_cap=self.objective.intent.mismatch_cap)
+            one, value, part = self._gradients(weights, behaviour, chunk.played, taught, rollouts)
+            gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
+            total, parts = total + float(value), [*parts, part]
+        return gradients, {"loss/total": total} | joint_objective.summarise(parts)
 
     def _behaviour(self, state: TrainState, updates: int) -> Any:
         """The policy that played, where the objective needs it and it is not the one that learns; a copy, for updates give memory away."""
