@@ -7,7 +7,8 @@ goes on from the last checkpoint; an evaluation that is complete is not made aga
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from flax import nnx
 from editr2_jax import assemble
 from editr2_jax.assemble import Model
 from editr2_jax.data import images, pipeline, session_source
+from editr2_jax.doctor import checks, known_pairs
+from editr2_jax.doctor.finding import Finding
+from editr2_jax.doctor.known_pairs import Pair
+from editr2_jax.doctor.settings import DoctorConfig
+from editr2_jax.doctor.subject import Subject
 from editr2_jax.evaluation import pictures, report, runner, tables
 from editr2_jax.evaluation.runner import EvaluationConfig
 from editr2_jax.models.bagel import pixels
@@ -34,7 +40,7 @@ from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys, signals, workdir
 from editr2_jax.runtime.checkpoints import Checkpoints
 from editr2_jax.runtime.metrics import MetricsWriter
-from editr2_jax.training import loop, session_log, supervised
+from editr2_jax.training import edit_r2, loop, session_log, supervised
 from editr2_jax.training import state as states
 from editr2_jax.training.edit_r2 import EditR2, StepConfig, StepRecord
 from editr2_jax.training.loop import LoopConfig
@@ -45,7 +51,10 @@ from editr2_jax.training.update import Updater
 
 Say = Callable[[str], None]
 RECIPES = ("edit_r2", "supervised", "autoencoder")
-RESUMABLE = ("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips")
+RESUMABLE = (
+    *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
+    *("doctor.before", "doctor.sessions", "doctor.members", "doctor.pairs"),
+)
 
 
 def train(config, directory: Path, *, say: Say) -> str:
@@ -66,6 +75,8 @@ def train(config, directory: Path, *, say: Say) -> str:
             player = assemble.player(config, model.network)
             stream = training_stream(config, model, data, int(state.step))
             recipe = make_recipe(config, model, player, optimizer, directory, first_step=int(state.step))
+            if config.recipe == "edit_r2" and config.doctor.before and int(state.step) == 0:
+                _examine_before(config, model, recipe, data, say)
             evaluate = _evaluations(config, directory, model, player, data, say)
             if (int(state.step) == 0 and config.evaluate.before) or _due(config, state):
                 evaluate(state)
@@ -185,6 +196,82 @@ def _record(config, directory: Path, record: StepRecord, **told) -> None:
 def merged(network: Network, weights: Weights):
     """The model with its weights in it."""
     return network.policy(weights.trainable, weights.frozen)
+
+
+# The doctor ----------------------------------------------------------------------------------------------------------------------
+
+
+def examine(config, *, run: Path | None, only: Sequence[str] = (), say: Say) -> Iterator[Finding]:
+    """The doctor's findings on a config, as they come: on the last checkpoint of `run`, or on the untrained model.
+
+    Reads from a run's workdir and writes nothing there but the data folder, where that is missing. Raises ValueError for a config that
+    cannot be assembled.
+    """
+    if config.recipe != "edit_r2":
+        raise ValueError(f"the doctor examines runs of recipe=edit_r2; this config's recipe is {config.recipe!r}.")
+    names, settings = checks.chosen(only), assemble.settings(DoctorConfig, config.doctor)
+    with tempfile.TemporaryDirectory(prefix="editr2_doctor_") as scratch:
+        model = assemble.model(config)
+        data = assemble.data_folder(config if run else _small_world(config), run or Path(scratch))
+        state = last_state(config, model, run) if run and (run / "checkpoints").is_dir() else None
+        plays = model.trainable if state is None else state.plays
+        say(told_size(model, config) + ("; untrained" if state is None else f"; step {int(state.step)} of {run}"))
+        optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
+        recipe = make_recipe(config, model, assemble.player(config, model.network), optimizer, Path(scratch), first_step=0)
+        weights = Weights(trainable=plays, frozen=model.frozen)
+        begun = workdir.read_json(run / "versions.json") if run and (run / "versions.json").exists() else {}
+        with recipe.suite:
+            yield from checks.run(_subject(config, settings, model, weights, recipe, data, begun), names)
+
+
+def _examine_before(config, model: Model, recipe: EditR2, data: Path, say: Say) -> None:
+    """The checks that need no play, before step 0. Raises Unfit where one fails."""
+    settings = assemble.settings(DoctorConfig, config.doctor)
+    findings = list(checks.run(_subject(config, settings, model, model.weights, recipe, data, {}), checks.BEFORE))
+    checks.refuse_unfit(findings)
+    warnings = [f"{found.name}: {found.evidence}. {found.advice}" for found in findings if found.advice]
+    say(f"doctor: {', '.join(checks.BEFORE)}: " + ("; ".join(warnings) or "nothing wrong"))
+
+
+def _subject(config, settings: DoctorConfig, model: Model, weights: Weights, recipe: EditR2, data: Path, begun) -> Subject:
+    """The run as the doctor sees it: the first sessions of its first step, in smaller groups."""
+    source, sizes = session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid), assemble.buckets(model.config)
+    members = min(settings.members, config.data.group)
+    stream = pipeline.stream(
+        source, seed=config.seed, groups_per_step=settings.sessions, group_size=members, shuffle=config.data.shuffle, buckets=sizes
+    )
+    turns = config.rollout.turns
+    batch = max(edit_r2.batches(stream.at(0), turns=turns, rows=max(config.step.rows, members)), key=len)
+    return Subject(
+        config=config,
+        settings=settings,
+        model=model,
+        weights=weights,
+        recipe=recipe,
+        quiet=recipe.player.quiet(turns=config.evaluate.turns),
+        sessions=source.sessions,
+        samples=tuple(batch),
+        pairs=tuple(_pairs(config, settings, source, sizes)),
+        begun_with=begun,
+    )
+
+
+def _pairs(config, settings: DoctorConfig, source: session_source.SessionFolder, sizes: images.Buckets) -> list[Pair]:
+    """Outcomes whose worth is known: of the embedded world, or of the first sessions of a folder."""
+    if not config.data.path:
+        world = config.tabletop
+        return known_pairs.of_world(settings.pairs, seed=world.seed, turns=world.turns, size=tuple(world.size))
+    count = min(settings.pairs, len(source))
+    stream = pipeline.stream(source, seed=config.seed, groups_per_step=count, shuffle=False, buckets=sizes, targets=True)
+    return known_pairs.of_samples(stream.at(0))
+
+
+def _small_world(config):
+    """The config with a world of a few sessions: enough to examine, written at once."""
+    small = config.copy_and_resolve_references()
+    with small.unlocked():
+        small.tabletop.update(train=min(config.tabletop.train, 64), test=1)
+    return small
 
 
 # Checkpoints ---------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from editr2_jax.doctor.settings import DoctorConfig
 from editr2_jax.evaluation.runner import EvaluationConfig
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.flow.sde_window import WindowConfig
@@ -84,6 +85,7 @@ def edit_r2() -> ConfigDict:
             "supervised": _section(SupervisedConfig),
             "autoencoder": _section(AutoencoderConfig),
             "evaluate": _section(EvaluationConfig),
+            "doctor": _section(DoctorConfig),
             "loop": {**_section(LoopConfig, steps=30), "keep": 2, "record_every": 5, "record_groups": 4},
         }
     )

@@ -72,14 +72,14 @@ class EditR2:
         """One step over P sessions, each G times in a row. Returns the new state and the step's metrics."""
         clock = Stopwatch()
         weights = Weights(trainable=state.plays, frozen=self.frozen)
-        rollouts, pending = self._play(weights, sessions, step)
+        rollouts, pending = self.play(weights, sessions, step)
         clock.lap("rollout")
         old, gap = self._behaviour(weights, rollouts, step)
         scores = [self.suite.collect(turns) for turns in pending]
         clock.lap("reward_wait")
         metrics = _rewards(rollouts, scores) | gap
-        credits, told = self._credit(rollouts, scores)
-        chunks = [_chunk(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
+        credits, told = self.credit(rollouts, scores)
+        chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}
         dealt, key = _deal(chunks, self.config.updates), keys.at(self.seed, "objective", step)
         state, learned, divergence = self.updater.step(state, self.frozen, dealt, old=behaviour, key=key)
@@ -94,7 +94,7 @@ class EditR2:
         self.record(StepRecord(step=step, rollouts=tuple(rollouts), scores=tuple(scores), credits=tuple(credits), after=after))
         return state, metrics | told | learned | averaged | clock.laps
 
-    def _play(self, weights: Weights, sessions: Sequence[Sample], step: int) -> tuple[list[Rollout], list[list[Pending]]]:
+    def play(self, weights: Weights, sessions: Sequence[Sample], step: int) -> tuple[list[Rollout], list[list[Pending]]]:
         """Plays all sessions in batches of one shape; judges start on a turn while the next one is drawn."""
         rollouts, pending = [], []
         for batch in batches(sessions, turns=self.player.config.turns, rows=self.config.rows):
@@ -104,6 +104,11 @@ class EditR2:
             rollouts.append(collect.play(self.player, weights, batch, **stream, tokenizer=self.tokenizer, on_turn=on_turn))
             pending.append(turns)
         return rollouts, pending
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether the update learns against log-probabilities of its own pass; else against the sampler's."""
+        return self.config.updates > 1 or not self.updater.loss_guides or self.updater.objective.intent.mismatch_cap > 0
 
     def _behaviour(
         self, weights: Weights, rollouts: Sequence[Rollout], step: int
@@ -116,8 +121,7 @@ class EditR2:
         one that corrects for the sampler. What is reported never depends on where a process began.
         """
         sampled = [(rollout.played.image_log_prob, rollout.played.intent_log_prob) for rollout in rollouts]
-        same = self.updater.loss_guides
-        needed = self.config.updates > 1 or not same or self.updater.objective.intent.mismatch_cap > 0
+        same, needed = self.updater.loss_guides, self.asks_again
         ask = lambda **how: [self.updater.ask_again(weights, rollout.played, **how) for rollout in rollouts]  # noqa: E731
         again, first, gap = ask() if needed else sampled, step == self.first_step, {}
         if first or (needed and same):
@@ -126,7 +130,7 @@ class EditR2:
             self._check_ratio(gap)
         return again, gap if needed and same else {}
 
-    def _credit(self, rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> tuple[list[Credit], dict[str, float]]:
+    def credit(self, rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> tuple[list[Credit], dict[str, float]]:
         """Advantages over all batches of the step at once, cut back into the batches."""
         turns = max(score.combined.shape[1] for score in scores)
         together = lambda rows, fill: train_batch.pad_turns(rows, turns, fill)  # noqa: E731
@@ -171,7 +175,8 @@ def batches(sessions: Sequence[Sample], *, turns: int, rows: int) -> list[list[S
     return made
 
 
-def _chunk(rollout: Rollout, credit: Credit) -> Chunk:
+def chunk_of(rollout: Rollout, credit: Credit) -> Chunk:
+    """A batch's rollouts with what they teach, as the update takes them."""
     numbers = lambda name: np.asarray([getattr(sample, name) for sample in rollout.samples], np.uint32)  # noqa: E731
     return Chunk(played=rollout.played, credit=credit, group=numbers("group"), member=numbers("member"))
 
