@@ -8,7 +8,7 @@ import tiny_world
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.probe import Probe
 
-pytestmark = pytest.mark.slow  # every question compiles a dialogue that is read again
+pytestmark = pytest.mark.slow  # compiles a dialogue that is read again, and every question
 SIZE = (tiny_world.HEIGHT, tiny_world.WIDTH)
 SEED = 3
 
@@ -24,6 +24,11 @@ def quiet() -> collect.Rollout:
     return tiny_world.play(by=tiny_world.still_player(), seed=SEED)
 
 
+@functools.cache
+def replay():
+    return probe().read(tiny_world.moved(), quiet().played)
+
+
 def _shares(looks: np.ndarray) -> dict[tuple[str, int | None], float]:
     """The largest share that any token gives to all of a piece of the dialogue."""
     layout = tiny_world.SLOTS.layout(tiny_world.world_model().config, turns=tiny_world.TURNS, height=SIZE[0], width=SIZE[1])
@@ -31,7 +36,7 @@ def _shares(looks: np.ndarray) -> dict[tuple[str, int | None], float]:
 
 
 def test_words_look_at_the_dialogue_before_their_turn_at_the_question_and_back():
-    looks = np.asarray(probe().writing(tiny_world.moved(), quiet().played, 1))
+    looks = np.asarray(probe().writing(tiny_world.moved(), quiet().played, replay(), 1))
     tokens = tiny_world.SLOTS.intent
     assert looks.shape[:4] == (2, 4, 4, tokens)  # layers, rows, heads
     np.testing.assert_allclose(looks.sum(axis=-1), 1.0, atol=1e-5)
@@ -50,7 +55,7 @@ def test_words_look_at_the_dialogue_before_their_turn_at_the_question_and_back()
 @pytest.mark.parametrize("turn", [0, 1])
 def test_latents_look_at_the_dialogue_so_far_and_at_each_other(turn):
     played = quiet().played
-    looks = np.asarray(probe().drawing(tiny_world.moved(), played, turn, played.clean[:, turn], np.full(4, 0.5, np.float32)))
+    looks = np.asarray(probe().drawing(tiny_world.moved(), played, replay(), turn, played.clean[:, turn], np.full(4, 0.5, np.float32)))
     latents = played.clean.shape[2]
     assert looks.shape[:4] == (2, 4, 4, latents)
     np.testing.assert_allclose(looks.sum(axis=-1), 1.0, atol=1e-5)
@@ -62,7 +67,7 @@ def test_latents_look_at_the_dialogue_so_far_and_at_each_other(turn):
 @pytest.mark.parametrize("turn", [0, 1])
 def test_the_way_from_the_noise_of_play_ends_at_the_picture_of_play(turn):
     keys = collect.noise_keys(tiny_world.still_player(), tiny_world.samples(), key=jax.random.key(SEED))(turn)
-    walk = probe().walk(tiny_world.moved(), quiet().played, turn, keys)
+    walk = probe().walk(tiny_world.moved(), quiet().played, replay(), turn, keys)
     steps = tiny_world.POLICY.flow.steps
     assert walk.x.shape == walk.v.shape == (steps, *quiet().played.clean[:, turn].shape)
     np.testing.assert_allclose(walk.latent, quiet().played.clean[:, turn], atol=1e-4)
