@@ -69,7 +69,7 @@ def train(config, directory: Path, *, say: Say) -> str:
         say(told_size(model, config))
         settings = _loop(config)
         optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
-        fresh = states.create(model.trainable, optimizer)
+        fresh = fresh_state(config, model)
         with Checkpoints(directory / "checkpoints", keep=config.loop.keep) as checkpoints:
             state = resume(checkpoints, fresh)
             player = assemble.player(config, model.network)
@@ -284,11 +284,14 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
     return arrays | {name: nnx.to_pure_dict(average) for name, average in averages.items() if average is not None}
 
 
-def resume(checkpoints: Checkpoints, fresh: TrainState) -> TrainState:
-    """The last saved state, or the fresh one where nothing has been saved. Raises ValueError for a checkpoint of another model."""
+def resume(checkpoints: Checkpoints, fresh: TrainState, step: int | None = None) -> TrainState:
+    """The last saved state (or that of `step`), or the fresh one where nothing has been saved.
+
+    Raises ValueError for a checkpoint of another model, and for a step that was not kept.
+    """
     if checkpoints.latest_step() is None:
         return fresh
-    arrays, _ = checkpoints.restore(arrays_of(fresh))
+    arrays, _ = checkpoints.restore(arrays_of(fresh), step)
     moments = jax.tree.unflatten(jax.tree.structure(fresh.moments), arrays["moments"])
     weights = {name: _filled(getattr(fresh, name), arrays[name]) for name in ("trainable", "old", "ema") if name in arrays}
     return TrainState(moments=moments, step=arrays["step"], **weights)
@@ -349,7 +352,7 @@ def evaluate(config, directory: Path, *, checkpoints_of: Path | None, say: Say) 
     model = assemble.model(config)
     data = assemble.data_folder(config, directory, say=say)
     if checkpoints_of is None:
-        state = states.create(model.trainable, assemble.settings(OptimizerConfig, config.optimizer).build(), assemble.averages(config))
+        state = fresh_state(config, model)
     else:
         state = last_state(config, model, checkpoints_of)
     player = assemble.player(config, model.network)
@@ -401,11 +404,24 @@ def by_hand(image: str, instructions: Sequence[str]) -> Session:
 
 def last_state(config, model: Model, run: Path) -> TrainState:
     """The last checkpoint of a run; raises ValueError where it has none."""
-    optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
-        return resume(checkpoints, states.create(model.trainable, optimizer, assemble.averages(config)))
+        return resume(checkpoints, fresh_state(config, model))
+
+
+def state_at(config, model: Model, run: Path, step: int) -> TrainState:
+    """The state of a run before `step`: step 0 needs no checkpoint, for a later one raises ValueError where it was not kept."""
+    fresh = fresh_state(config, model)
+    if step == 0:
+        return fresh
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        return resume(checkpoints, fresh, step)
+
+
+def fresh_state(config, model: Model) -> TrainState:
+    """The state before the first step."""
+    return states.create(model.trainable, assemble.settings(OptimizerConfig, config.optimizer).build(), assemble.averages(config))
 
 
 # Out again -----------------------------------------------------------------------------------------------------------------------

@@ -56,30 +56,54 @@ def attend(
     return in_pieces(lambda xs: _attend(*xs), (q, k, v, block_mask, views), at_once=max(1, _CACHE_BYTES // row_bytes))
 
 
+def weights(
+    q: Float[Array, "B R T H d"],
+    k: Float[Array, "B R T K d"],
+    block_mask: Bool[Array, "B R T T"],
+    view: tuple[Float[Array, "B K S d"], Float[Array, "B K S d"], Bool[Array, "B R S"]],
+) -> Float[Array, "B R H T S+T"]:
+    """What `attend` mixes values by, where all variants look at one cache: shares of its slots, then of the block; they add up to 1."""
+    keys, values, visible = view
+    q, k = _by_head(q, k.shape[3]), k.transpose(0, 3, 1, 2, 4)
+    mixed = _softmax(q, k, block_mask, keys, visible, values.dtype)  # [B, K, R, T, G, S+T]
+    b, kv, r, t, g, slots = mixed.shape
+    return mixed.transpose(0, 2, 1, 4, 3, 5).reshape(b, r, kv * g, t, slots)
+
+
 def _attend(q: Array, k: Array, v: Array, block_mask: Array, views: tuple) -> Array:
     b, r, t, h, d = q.shape
     kv = k.shape[3]
     g = h // kv
-    q = q.reshape(b, r, t, kv, g, d) * jnp.asarray(d**-0.5, q.dtype)
-    q = q.transpose(0, 3, 1, 2, 4, 5)  # [B, K, R, T, G, d]
+    q = _by_head(q, kv)
     k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)  # [B, K, R, T, d]
     outs, first = [], 0
     for keys, values, visible in views:
         rv, s = visible.shape[1:]
         part = slice(first, first + rv)
         first += rv
-        to_cache = jnp.einsum("bkxd,bksd->bkxs", q[:, :, part].reshape(b, kv, rv * t * g, d), keys).reshape(b, kv, rv, t, g, s)
-        to_cache = jnp.where(visible[:, None, :, None, None, :], to_cache.astype(jnp.float32), _MASKED)
-        to_block = _block_scores(q[:, :, part], k[:, :, part], block_mask[:, part])
-        weights = jax.nn.softmax(jnp.concatenate([to_cache, to_block], axis=-1), axis=-1).astype(values.dtype)
-        seen = jnp.einsum("bkxs,bksd->bkxd", weights[..., :s].reshape(b, kv, rv * t * g, s), values).reshape(b, kv, rv, t, g, d)
-        outs.append(seen + jnp.einsum("bkrtgu,bkrud->bkrtgd", weights[..., s:], v[:, :, part]))
+        mixed = _softmax(q[:, :, part], k[:, :, part], block_mask[:, part], keys, visible, values.dtype)
+        seen = jnp.einsum("bkxs,bksd->bkxd", mixed[..., :s].reshape(b, kv, rv * t * g, s), values).reshape(b, kv, rv, t, g, d)
+        outs.append(seen + jnp.einsum("bkrtgu,bkrud->bkrtgd", mixed[..., s:], v[:, :, part]))
     if first < r:
         part = slice(first, r)
-        weights = jax.nn.softmax(_block_scores(q[:, :, part], k[:, :, part], block_mask[:, part]), axis=-1).astype(v.dtype)
-        outs.append(jnp.einsum("bkrtgu,bkrud->bkrtgd", weights, v[:, :, part]))
+        mixed = jax.nn.softmax(_block_scores(q[:, :, part], k[:, :, part], block_mask[:, part]), axis=-1).astype(v.dtype)
+        outs.append(jnp.einsum("bkrtgu,bkrud->bkrtgd", mixed, v[:, :, part]))
     out = outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=2)
     return out.transpose(0, 2, 3, 1, 4, 5).reshape(b, r, t, h * d)
+
+
+def _by_head(q: Array, kv: int) -> Array:
+    """Queries scaled, next to the key-value head that they share: [B, K, R, T, G, d]."""
+    b, r, t, h, d = q.shape
+    return (q.reshape(b, r, t, kv, h // kv, d) * jnp.asarray(d**-0.5, q.dtype)).transpose(0, 3, 1, 2, 4, 5)
+
+
+def _softmax(q: Array, k: Array, block_mask: Array, keys: Array, visible: Array, dtype) -> Array:
+    """Over a cache and the block at once: [B, K, R, T, G, S+T]."""
+    b, kv, r, t, g, d = q.shape
+    to_cache = jnp.einsum("bkxd,bksd->bkxs", q.reshape(b, kv, r * t * g, d), keys).reshape(b, kv, r, t, g, keys.shape[2])
+    to_cache = jnp.where(visible[:, None, :, None, None, :], to_cache.astype(jnp.float32), _MASKED)
+    return jax.nn.softmax(jnp.concatenate([to_cache, _block_scores(q, k, block_mask)], axis=-1), axis=-1).astype(dtype)
 
 
 def _block_scores(q, k, mask):

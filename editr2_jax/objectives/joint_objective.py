@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from editr2_jax.flow import training_times
 from editr2_jax.models.bagel.bagel import Bagel
-from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.objectives import image_objective, intent_objective
 from editr2_jax.objectives.image_objective import ImageObjectiveConfig
 from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
@@ -162,7 +161,7 @@ def log_probs(model: Bagel, played: Played, *, policy: PolicyConfig) -> tuple[Fl
         return None, density.log_prob
 
     def intent(_, turn):
-        cache, tokens, count = _asked(model, played, replay, turn, policy)
+        cache, tokens, count = dialogue.asked(model, played, replay, turn, slots=policy.slots)
         return None, intent_policy.log_prob(model, cache, tokens, count, temperature=policy.temperature)[0]
 
     rows, turns, window = played.step.shape
@@ -234,7 +233,7 @@ def _intent_term(replay, reference, played, lesson, config: IntentObjectiveConfi
         """Value [] and statistics of turn `turn`."""
 
         def ask(model, replay):
-            cache, tokens, count = _asked(model, played, replay, turn, policy)
+            cache, tokens, count = dialogue.asked(model, played, replay, turn, slots=policy.slots)
             return intent_policy.log_prob(model, jax.lax.stop_gradient(cache), tokens, count, temperature=policy.temperature)[0]
 
         count, teaches = played.intent_count[:, turn], lesson.text_mask[:, turn]
@@ -280,13 +279,6 @@ def _latents(played: Played, turn, slot) -> tuple[Array, Array, Array]:
 def _stored(played: Played, replay: Replay, turn, slot) -> tuple[tuple[Array, Array, Array], Sight]:
     """A stochastic step and what was seen then."""
     return _latents(played, turn, slot), jax.tree.map(lambda x: x[turn], replay.drawing)
-
-
-def _asked(model: Bagel, played: Played, replay: Replay, turn, policy: PolicyConfig) -> tuple[KVCache, Array, Array]:
-    """The dialogue before `turn` followed by its question, and the tokens that were written."""
-    question = tuple((ids[:, turn], count[:, turn]) for ids, count in played.script.question)
-    cache = intent_policy.ask(model, replay.thinking(turn, policy.slots.scratch), question)
-    return cache, played.intent[:, turn], played.intent_count[:, turn]
 
 
 def _statistics(statistics: dict[str, Array], mask: Bool[Array, "..."]) -> dict[str, Array]:

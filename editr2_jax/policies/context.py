@@ -10,6 +10,7 @@ positions counted from 0. Source: BAGEL's published inference (golden case d) an
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,16 @@ class Sight:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Slots of the full cache that one piece of a dialogue takes."""
+
+    kind: str  # latents, seen (a picture, between its markers), instruction, system, question
+    turn: int | None  # of a picture: the turn that starts from it; None for what is asked, which every turn asks in the same place
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Slots:
     """How many slots each kind of segment takes; with these the capacity of every cache is known before anything runs."""
 
@@ -74,6 +85,16 @@ class Slots:
         words = self.instruction + (turns - 1) * self.later
         return turns * picture_slots(model, height, width) + words + self.scratch, words
 
+    def layout(self, model: BagelConfig, *, turns: int, height: int, width: int) -> tuple[Segment, ...]:
+        """Where in the full cache what is read of such a dialogue stands, in order; behind it the question, as a replay puts it."""
+        pieces = []
+        for turn in range(turns):
+            latents, seen = _picture_parts(model, height, width)
+            pieces += [("latents", turn, latents), ("seen", turn, seen), ("instruction", turn, self.of_turn(turn))]
+        pieces += [("system", None, self.system), ("question", None, self.question)]
+        starts = itertools.accumulate((size for *_, size in pieces[:-1]), initial=0)
+        return tuple(Segment(kind=kind, turn=turn, start=at, stop=at + size) for (kind, turn, size), at in zip(pieces, starts, strict=True))
+
     @property
     def scratch(self) -> int:
         """Slots behind the dialogue in which an intent is thought over, and which the next segment takes again."""
@@ -82,9 +103,13 @@ class Slots:
 
 def picture_slots(model: BagelConfig, height: int, width: int) -> int:
     """Slots of one picture: latent block and ViT block, each between two markers."""
+    return sum(_picture_parts(model, height, width))
+
+
+def _picture_parts(model: BagelConfig, height: int, width: int) -> tuple[int, int]:
     seen_width, seen_height = model.vit_transform.shape(width, height)
     latents = (height // model.token_pixels) * (width // model.token_pixels)
-    return latents + 2 + (seen_height // model.vit.patch) * (seen_width // model.vit.patch) + 2
+    return latents + 2, (seen_height // model.vit.patch) * (seen_width // model.vit.patch) + 2
 
 
 def begin(model: Bagel, picture: UInt8[Array, "B H W 3"], *, capacity: tuple[int, int]) -> Context:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.policies import context as contexts
+from editr2_jax.policies import intent_policy
 from editr2_jax.policies.context import Context, Sight, Slots
 from editr2_jax.policies.image_policy import FlowConfig
 
@@ -85,6 +86,15 @@ class Replay:
             rope=self.thinking_rope[turn],
             length=jnp.asarray(full.capacity - scratch, jnp.int32),
         )
+
+
+def asked(
+    model: Bagel, played: Played, replayed: Replay, turn: Int[Array, ""], *, slots: Slots
+) -> tuple[KVCache, Int[Array, "B K"], Int[Array, "B"]]:
+    """The dialogue before `turn` followed by its question, and the intent's tokens that were written behind it."""
+    question = tuple((ids[:, turn], count[:, turn]) for ids, count in played.script.question)
+    cache = intent_policy.ask(model, replayed.thinking(turn, slots.scratch), question)
+    return cache, played.intent[:, turn], played.intent_count[:, turn]
 
 
 def replay(model: Bagel, script: Script, slots: Slots) -> Replay:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from editr2_jax.flow import denoise, guidance, kernels, timesteps, transition
+from editr2_jax.flow import denoise, guidance, kernels, rectified_flow, timesteps, transition
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies.context import Context, Sight
@@ -80,11 +82,31 @@ def guided_velocity(
     scratch: int = 0,
 ) -> Float[Array, "B L C"]:
     """Velocity under text and image guidance, all branches in one pass. `size` is the picture's (height, width) in pixels."""
+    return guide(flow, branch_velocities(model, context, seen, x, t, flow=flow, size=size, scratch=scratch), t)
+
+
+def branch_velocities(
+    model: Bagel,
+    context: Context,
+    seen: Sight,
+    x: Float[Array, "B L C"],
+    t: Float[Array, "B"],
+    *,
+    flow: FlowConfig,
+    size: tuple[int, int],
+    scratch: int = 0,
+) -> Float[Array, "B R L C"]:
+    """The velocities that guidance puts together: full context, without the instruction, without pictures; as many as it needs."""
     r = flow.branches
     spread = jnp.broadcast_to(x[:, None], (x.shape[0], r, *x.shape[1:]))
     times = jnp.broadcast_to(t[:, None], (x.shape[0], r))
     views = contexts.views(context, seen, r, scratch)
-    v = model.velocity(spread, times, grid=model.latent_grid(*size), start=seen.start[:, :r], views=views)
+    return model.velocity(spread, times, grid=model.latent_grid(*size), start=seen.start[:, :r], views=views)
+
+
+def guide(flow: FlowConfig, v: Float[Array, "B R L C"], t: Float[Array, "B"]) -> Float[Array, "B L C"]:
+    """The guided velocity from its branches."""
+    r = v.shape[1]
     full, without_instruction, without_pictures = (v[:, i] if i < r else None for i in range(contexts.BRANCHES))
     return guidance.guide(
         full,
@@ -119,6 +141,41 @@ def sample(
         return guided_velocity(model, context, seen, x, jnp.full((rows,), t), flow=flow, size=size, scratch=scratch)
 
     return denoise.run(velocity, step_noise, noise, grid=flow.grid(noise.shape[1]), kernel=flow.kernel, steps=steps)
+
+
+class Walk(NamedTuple):
+    """A picture coming about without noise. Letters: S steps, R guidance branches."""
+
+    t: Float[Array, "S"]  # at which each step begins
+    x: Float[Array, "S B L C"]  # from where
+    v: Float[Array, "S B L C"]  # the guided velocity there
+    branches: Float[Array, "S B R L C"]  # what it was put together from
+    latent: Float[Array, "B L C"]  # at t = 0
+
+
+def walk(
+    model: Bagel, context: Context, seen: Sight, noise: Float[Array, "B L C"], *, flow: FlowConfig, size: tuple[int, int], scratch: int = 0
+) -> Walk:
+    """The way that `sample` takes where no step is stochastic, every step of it kept: for people, who want to see it."""
+    grid, rows = flow.grid(noise.shape[1]), noise.shape[0]
+
+    def step(x, times):
+        t, t_next = times
+        v = branch_velocities(model, context, seen, x, jnp.full((rows,), t), flow=flow, size=size, scratch=scratch)
+        guided = guide(flow, v, jnp.full((rows,), t))
+        return rectified_flow.euler(x, guided, t, t_next), (x, guided, v)
+
+    latent, (x, v, branches) = jax.lax.scan(step, noise.astype(jnp.float32), (grid[:-1], grid[1:]))
+    return Walk(t=grid[:-1], x=x, v=v, branches=branches, latent=latent)
+
+
+def attention(
+    model: Bagel, context: Context, seen: Sight, x: Float[Array, "B L C"], t: Float[Array, "B"], *, size: tuple[int, int], scratch: int = 0
+) -> Float[Array, "N B H L S+L+2"]:
+    """Where latents at time t look in every layer and head: slots of the full context, then start marker, latents, end marker."""
+    (view,) = contexts.views(context, seen, 1, scratch)
+    looks = model.latent_attention(x[:, None], t[:, None], grid=model.latent_grid(*size), start=seen.start[:, :1], view=view)
+    return looks[:, :, 0]
 
 
 def transition_density(

@@ -92,10 +92,22 @@ def log_prob(
 
     Also returns the untempered logits, float32.
     """
-    rows, k = tokens.shape
-    ids = jnp.concatenate([jnp.full((rows, 1), model.config.tokens.bos, tokens.dtype), tokens[:, :-1]], axis=1)
-    real: Bool[Array, "B K"] = jnp.arange(k) < count[:, None]
-    view = View(k=cache.k, v=cache.v, visible=cache.valid[:, None])
-    hidden, _ = model.read_text(ids[:, None], valid=real[:, None], start=cache.rope[:, None], views=(view,))
+    real, asked, view = _teacher_forced(model, cache, tokens, count)
+    hidden, _ = model.read_text(**asked, views=(view,))
     logits = model.logits(hidden[:, 0])
     return jnp.where(real, token_log_prob.of(logits, tokens, temperature=temperature), 0.0), logits
+
+
+def attention(model: Bagel, cache: KVCache, tokens: Int[Array, "B K"], count: Int[Array, "B"]) -> Float[Array, "N B H K S+K"]:
+    """Where the model looks as it chooses each written token, in every layer and head: slots of the cache, then [begin, y_1 .. y_{K-1}]."""
+    _, asked, view = _teacher_forced(model, cache, tokens, count)
+    return model.text_attention(**asked, view=view)[:, :, 0]
+
+
+def _teacher_forced(model: Bagel, cache: KVCache, tokens: Array, count: Array) -> tuple[Bool[Array, "B K"], dict[str, Array], View]:
+    """Which tokens are real; the segment [begin, y_1 .. y_{K-1}] as the model reads it; and what it sees of the cache."""
+    rows, k = tokens.shape
+    ids = jnp.concatenate([jnp.full((rows, 1), model.config.tokens.bos, tokens.dtype), tokens[:, :-1]], axis=1)
+    real = jnp.arange(k) < count[:, None]
+    segment = {"ids": ids[:, None], "valid": real[:, None], "start": cache.rope[:, None]}
+    return real, segment, View(k=cache.k, v=cache.v, visible=cache.valid[:, None])

@@ -12,9 +12,8 @@ from flax import nnx
 
 from editr2_jax.models import lora
 from editr2_jax.models.bagel import bagel
+from editr2_jax.porting import adapter as adapters
 from editr2_jax.porting import bagel_weights, rules, safetensors_io
-
-_PEFT = "base_model.model."  # what PEFT puts before the names of the model it wraps
 
 
 def write_folder(model: bagel.Bagel, folder: str | Path) -> None:
@@ -48,16 +47,12 @@ def adapter(model: nnx.Module) -> dict[str, np.ndarray]:
 
     Raises ValueError when the model has none.
     """
-    table = {rule.path: rule for rule in bagel_weights.RULES}
+    table = adapters.table()
     tensors: dict[str, np.ndarray] = {}
     for path, linear in lora.linears(model):
-        if linear.lora_a is None:
-            continue
-        rule = table[f"{path}.w"]
-        for letter, leaf in (("A", linear.lora_a[...]), ("B", linear.lora_b[...])):
-            key = _PEFT + rule.key.removesuffix("weight") + f"lora_{letter}.weight"
-            one = rules.Rule("leaf", key, "linear")
-            tensors |= rules.export({"leaf": leaf}, [one])
+        if linear.lora_a is not None:
+            leaves = {f"{path}.lora_a": linear.lora_a[...], f"{path}.lora_b": linear.lora_b[...]}
+            tensors |= rules.export(leaves, table[path])
     if not tensors:
         raise ValueError("this model has no adapter to export; train with one, or export the whole folder.")
     return tensors
@@ -69,10 +64,10 @@ def write_adapter(model: nnx.Module, folder: str | Path) -> None:
     tensors = adapter(model)
     folder.mkdir(parents=True, exist_ok=True)
     entries: dict[str, Any] = {name: (array.shape, array.dtype, lambda array=array: array) for name, array in tensors.items()}
-    safetensors_io.write(folder / "adapter_model.safetensors", entries)
+    safetensors_io.write(folder / adapters.TENSORS, entries)
     adapted = next(linear for _, linear in lora.linears(model) if linear.lora_a is not None)
     rank = adapted.lora_a.shape[-1]
-    targets = sorted({name.removeprefix(_PEFT).rsplit(".lora_", 1)[0].split(".", 4)[-1] for name in tensors})
+    targets = sorted({name.removeprefix(adapters.PREFIX).rsplit(".lora_", 1)[0].split(".", 4)[-1] for name in tensors})
     fields = {
         "peft_type": "LORA",
         "r": rank,
@@ -85,4 +80,4 @@ def write_adapter(model: nnx.Module, folder: str | Path) -> None:
         "base_model_name_or_path": None,
         "task_type": None,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    (folder / adapters.CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

@@ -81,8 +81,8 @@ def play(
     source = np.stack([sample.picture for sample in samples[::group]])
     turns = shape_of(samples[0], config.turns).turns
     instructions = [[turn.instruction for turn in sample.session.turns[:turns]] for sample in samples]
-    streams = _Streams(key, np.asarray([s.group for s in samples], np.uint32), np.asarray([s.member for s in samples], np.uint32))
-    start = _noise_keys(player, streams, samples, seed)
+    streams = _Streams.of(samples, key)
+    start = noise_keys(player, samples, key=key, seed=seed)
 
     context = player.open(weights, source, group=group, turns=turns)
     texts = [(row[0], None, False) for row in instructions]  # per row: what conditions the picture, the answer, whether it fell back
@@ -146,6 +146,10 @@ class _Streams:
     groups: np.ndarray
     members: np.ndarray
 
+    @classmethod
+    def of(cls, samples: Sequence[Sample], key: jax.Array) -> _Streams:
+        return cls(key, *(np.asarray([getattr(sample, name) for sample in samples], np.uint32) for name in ("group", "member")))
+
     def group(self, name: str, turn: int) -> jax.Array:
         return _cut(self.key, _STREAMS[name] + len(_STREAMS) * turn, self.groups, np.zeros_like(self.members))
 
@@ -170,8 +174,9 @@ def _stochastic_steps(player: Player, streams: _Streams, turn: int, iteration: i
     return sde_window.steps(window, streams_of_rows, iteration)
 
 
-def _noise_keys(player: Player, streams: _Streams, samples: Sequence[Sample], seed: int | None) -> Callable[[int], jax.Array]:
-    """The rows' keys of a turn's initial noise. Play without noise starts from the group's."""
+def noise_keys(player: Player, samples: Sequence[Sample], *, key: jax.Array, seed: int | None = None) -> Callable[[int], jax.Array]:
+    """The rows' keys [B] of a turn's initial noise, as `play` takes them. Play without noise starts from the group's."""
+    streams = _Streams.of(samples, key)
     shared_by = player.config.noise if player.draws else "iteration"
     if shared_by == "dialogue":
         if seed is None:

@@ -141,7 +141,7 @@ class Player:
         model = self._model(weights)
         rows, columns = model.latent_grid(*size)
         shape = (rows * columns, model.config.token_dim)
-        normal = functools.partial(_normal, shape=shape)
+        normal = functools.partial(standard_normal, shape=shape)
         done = image_policy.sample(
             model,
             context,
@@ -167,5 +167,6 @@ class Player:
         )
 
 
-def _normal(keys: PRNGKeyArray, *, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
+def standard_normal(keys: PRNGKeyArray, *, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
+    """Noise of a row for each of the keys."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)

@@ -65,6 +65,7 @@ class EditR2:
     advantage: AdvantageConfig
     config: StepConfig
     averages: Averages = Averages()
+    credit: Callable[..., tuple[Credit, dict[str, float]]] = train_batch.credit  # one of your own takes and gives what this one does
     record: Callable[[StepRecord], None] = lambda record: None
     first_step: int = 0  # of this process: its rollout is checked for ratio one
 
@@ -134,7 +135,7 @@ class EditR2:
         """Advantages over all batches of the step at once, cut back into the batches."""
         turns = max(score.combined.shape[1] for score in scores)
         together = lambda rows, fill: train_batch.pad_turns(rows, turns, fill)  # noqa: E731
-        made, metrics = train_batch.credit(
+        made, metrics = self.credit(
             {name: together([score.values[name] for score in scores], np.nan) for name in scores[0].values},
             {name: together([score.weights[name] for score in scores], 0.0) for name in scores[0].weights},
             np.asarray([sample.group for rollout in rollouts for sample in rollout.samples]),

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, UInt32
 
 from editr2_jax.models.network import Network
@@ -48,6 +49,15 @@ class Chunk:
         """Tokens that teach, [B, T]."""
         teaches = self.credit.text_mask[:, : self.played.step.shape[1]]
         return np.where(teaches, np.asarray(self.played.intent_count), 0)
+
+
+class Slope(NamedTuple):
+    """What one update follows."""
+
+    gradient: nnx.State  # of the trainable weights, over all chunks of the update
+    loss: float
+    metrics: dict[str, float]
+    divergence: dict[int, Float[np.ndarray, "B T"]]  # to the reference, by id of the chunk; 0 where masked
 
 
 class Learned(NamedTuple):
@@ -102,22 +112,31 @@ class Updater:
         divergence: dict[int, Float[np.ndarray, "B T"]] = {}
         behaviour = self._behaviour(state, len(chunks))
         for number, update in enumerate(chunks):
-            rollouts = jnp.float32(sum(chunk.rows for chunk in update))
-            gradients, total, parts = None, 0.0, []
-            for chunk, weight in zip(update, self._token_weights(update), strict=True):
-                taught = lesson(chunk, *old[id(chunk)], weight, key=key, mismatch_cap=self.objective.intent.mismatch_cap)
-                weights = Weights(trainable=state.trainable, frozen=frozen)
-                one, value, part = self._gradients(weights, behaviour, chunk.played, taught, rollouts)
-                gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
-                total, parts = total + float(value), [*parts, part]
-                if (by_row := part.get(f"image/kl{joint_objective.ROWS}")) is not None:
-                    turns = chunk.played.step.shape[1]
-                    divergence[id(chunk)] = np.asarray(by_row).reshape(turns, -1, chunk.rows).mean(axis=1).T
-            summary = {"loss/total": total} | joint_objective.summarise(parts)
-            states.refuse_non_finite(f"step {int(state.step)}, update {number}", summary | {"gradient": float(optax.tree.norm(gradients))})
-            state, sizes = self._apply(state, gradients)
+            slope = self.slope(Weights(trainable=state.trainable, frozen=frozen), update, old=old, key=key, behaviour=behaviour)
+            divergence |= slope.divergence
+            summary = {"loss/total": slope.loss} | slope.metrics
+            size = float(optax.tree.norm(slope.gradient))
+            states.refuse_non_finite(f"step {int(state.step)}, update {number}", summary | {"gradient": size})
+            state, sizes = self._apply(state, slope.gradient)
             metrics.append(summary | {name: float(value) for name, value in sizes.items()})
         return Learned(state, _over_updates(metrics), divergence)
+
+    def slope(self, weights: Weights, update: Sequence[Chunk], *, old: dict[int, LogProbs], key: jax.Array, behaviour: Any = None) -> Slope:
+        """The gradient of one update, and what is told of it; nothing is changed. `old` and `key` are those of `step`.
+
+        `behaviour` is the trainable part of the policy that played, where the objective needs it; None says that `weights` played.
+        """
+        rollouts = jnp.float32(sum(chunk.rows for chunk in update))
+        gradients, total, parts, divergence = None, 0.0, [], {}
+        for chunk, weight in zip(update, self._token_weights(update), strict=True):
+            taught = lesson(chunk, *old[id(chunk)], weight, key=key, mismatch_cap=self.objective.intent.mismatch_cap)
+            one, value, part = self._gradients(weights, behaviour, chunk.played, taught, rollouts)
+            gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
+            total, parts = total + float(value), [*parts, part]
+            if (by_row := part.get(f"image/kl{joint_objective.ROWS}")) is not None:
+                turns = chunk.played.step.shape[1]
+                divergence[id(chunk)] = np.asarray(by_row).reshape(turns, -1, chunk.rows).mean(axis=1).T
+        return Slope(gradients, total, joint_objective.summarise(parts), divergence)
 
     def _behaviour(self, state: TrainState, updates: int) -> Any:
         """The policy that played, where the objective needs it and it is not the one that learns; a copy, for updates give memory away."""

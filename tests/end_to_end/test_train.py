@@ -10,11 +10,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 from small_checkpoint import CONFIG, PATIENCE, call, small_config, start
 
+from editr2_jax import assemble, experiment
+from editr2_jax.cli import common
 from editr2_jax.runtime import metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
@@ -92,6 +95,20 @@ def test_a_run_from_its_start_to_its_report(small_checkpoint, tmp_path):
     assert len(told) == 2 and told[1].startswith("turn 1: Change the background to snow")
     assert sorted(path.name for path in drawn.iterdir()) == ["session.json", "strip.png", "turn_0.png", "turn_1.png"]
     assert np.asarray(Image.open(drawn / "strip.png")).shape == (48, 3 * 48, 3)
+
+
+def test_a_run_with_an_average_keeps_it_and_can_be_looked_at_before_any_step(small_checkpoint, tmp_path):
+    """The average is what is evaluated, and part of every checkpoint that a later look needs."""
+    run = tmp_path / "run"
+    succeed(*train(run, small_checkpoint, "--config.ema.kind=constant", "--config.loop.steps=2", "--config.evaluate.before=false"))
+    assert [line["average/ema_decay"] for line in metrics.read(run)] == [0.9, 0.9]
+    config = common.saved_config(run)
+    model = assemble.model(config)
+    before, after = (experiment.state_at(config, model, run, step) for step in (0, 2))
+    moved = lambda state: float(optax.tree.norm(jax.tree.map(lambda a, b: a - b, state.ema, before.ema)))  # noqa: E731
+    assert int(before.step) == 0 and int(after.step) == 2 and moved(before) == 0 < moved(after)
+    with pytest.raises(ValueError, match="there is no step 1; there are 2"):
+        experiment.state_at(config, model, run, 1)
 
 
 # stopped and killed ----------------------------------------------------------------------------------------------------------------

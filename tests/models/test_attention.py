@@ -111,6 +111,21 @@ def test_neighbouring_query_heads_share_a_key_value_head():
     np.testing.assert_allclose(heads[0, 0, 0, :, 0], [0, 0, 1, 1], atol=1e-6)
 
 
+def test_the_weights_are_what_values_are_mixed_by():
+    q, k, v, mask, ((keys, values, visible), _) = _case()
+    some = slice(0, visible.shape[1])  # the variants of the first view
+    q, k, v, mask = q[:, some], k[:, some], v[:, some], mask[:, some]
+    weights = tiny_world.jit(attention.weights)(q, k, mask, (keys, values, visible))
+    assert weights.shape == (ROWS, visible.shape[1], HEADS, TOKENS, keys.shape[2] + TOKENS)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-5)
+    seen = np.concatenate([np.broadcast_to(visible[:, :, None], (*visible.shape[:2], TOKENS, keys.shape[2])), mask], axis=-1)
+    assert np.all(np.asarray(weights)[~np.broadcast_to(seen[:, :, None], weights.shape)] == 0)
+    shared = np.arange(HEADS) * KV_HEADS // HEADS
+    everything = np.concatenate([np.broadcast_to(values[:, None], (ROWS, visible.shape[1], *values.shape[1:])), v.swapaxes(2, 3)], axis=3)
+    mixed = np.einsum("brhts,brhsd->brthd", weights, everything[:, :, shared])
+    np.testing.assert_allclose(mixed.reshape(*mixed.shape[:3], -1), attend(q, k, v, mask, ((keys, values, visible),)), atol=1e-5)
+
+
 def test_a_token_that_sees_nothing_gives_numbers():
     q, k, v, mask, views = _case()
     blind = tuple((keys, values, np.zeros_like(visible)) for keys, values, visible in views)

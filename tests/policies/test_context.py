@@ -80,6 +80,20 @@ def test_the_dialogue_ends_where_the_scratch_slots_begin():
     assert (int(last.full.length), int(last.text.length)) == (full - tiny_world.SLOTS.scratch, text)
 
 
+def test_the_layout_says_what_stands_in_which_slot():
+    model, slots = tiny_world.world_model().config, tiny_world.SLOTS
+    pieces = slots.layout(model, turns=tiny_world.TURNS, height=tiny_world.HEIGHT, width=tiny_world.WIDTH)
+    assert [piece.kind for piece in pieces] == ["latents", "seen", "instruction"] * tiny_world.TURNS + ["system", "question"]
+    assert [piece.start for piece in pieces] == [0, *(piece.stop for piece in pieces[:-1])]
+    capacity, _ = slots.capacity(model, turns=tiny_world.TURNS, height=tiny_world.HEIGHT, width=tiny_world.WIDTH)
+    assert pieces[-1].stop == capacity - slots.intent - 1 and pieces[-2].start == capacity - slots.scratch
+    counts = np.asarray(tiny_world.rollout().played.script.instruction_count)
+    valid = np.asarray(tiny_world.stages()[-1].full.valid)
+    for piece in pieces[:-2]:
+        real = valid[:, piece.start : piece.stop].sum(axis=1)
+        np.testing.assert_array_equal(real, counts[:, piece.turn] if piece.kind == "instruction" else piece.stop - piece.start)
+
+
 def test_scratch_slots_hold_nothing_to_see():
     stage = tiny_world.stages()[-1]
     seen, scratch = contexts.sight(stage), tiny_world.SLOTS.scratch

@@ -127,6 +127,21 @@ def test_without_a_window_nothing_is_drawn_at_random():
     assert done.trajectory.log_prob.shape == (2, 0) and np.isfinite(done.latent).all()
 
 
+def test_a_walk_keeps_every_step_of_a_drawing_without_noise():
+    flow, (context, seen) = FlowConfig(grid_points=4), _context()
+    noise = jax.random.normal(jax.random.key(0), (2, 6, 64))
+    walk = tiny_world.jit(lambda: image_policy.walk(FakeModel(), context, seen, noise, flow=flow, size=SIZE))()
+    drawn = tiny_world.jit(lambda: _sample(flow).latent)()
+    np.testing.assert_allclose(walk.latent, drawn, atol=1e-6)
+    np.testing.assert_array_equal(walk.x[0], noise)
+    np.testing.assert_allclose(walk.t, flow.grid()[:-1])
+    ends = np.concatenate([walk.x[1:], walk.latent[None]])
+    np.testing.assert_allclose(ends, walk.x + np.diff(flow.grid())[:, None, None, None] * walk.v, atol=1e-5)
+    full, without_instruction, without_pictures = np.moveaxis(walk.branches[1], 1, 0)
+    guided = guidance.guide(full, without_instruction, without_pictures, text_scale=flow.text_scale, image_scale=flow.image_scale)
+    np.testing.assert_allclose(walk.v[1], guided, atol=1e-5)
+
+
 def test_a_flow_that_cannot_be_is_refused():
     assert FlowConfig(grid_points=15).steps == 14 and FlowConfig(grid_points=15).grid().shape == (15,)
     for wrong, message in (

@@ -281,7 +281,7 @@ def test_a_window_in_pieces_and_noise_of_one_s_own_are_played_and_asked_again():
 
 def _noise(noise: str, turn: int = 0, seed: int = 0, run: int | None = 0, samples=None, draws: bool = True) -> np.ndarray:
     """The rows' keys as numbers [B, 2]."""
-    made = collect._noise_keys(_player(draws, noise=noise), _streams(seed), samples or tiny_world.samples(), run)
+    made = collect.noise_keys(_player(draws, noise=noise), samples or tiny_world.samples(), key=jax.random.key(seed), seed=run)
     return np.asarray(jax.random.key_data(made(turn)))
 
 

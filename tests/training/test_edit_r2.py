@@ -6,6 +6,7 @@ import re
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny_world
 from hypothesis import given
@@ -15,7 +16,7 @@ from editr2_jax.records import Sample, Session, Verdict
 from editr2_jax.rewards.suite import Suite
 from editr2_jax.runtime import metrics as metrics_files
 from editr2_jax.runtime.metrics import MetricsWriter
-from editr2_jax.training import edit_r2, session_log
+from editr2_jax.training import edit_r2, session_log, train_batch
 from editr2_jax.training.edit_r2 import EditR2, RatioError, StepConfig
 from editr2_jax.training.train_batch import AdvantageConfig
 
@@ -92,6 +93,22 @@ def test_rewards_of_the_pictures_become_credit(done):
     for members in (slice(0, 2), slice(2, 4)):  # better than the other of the group is worth more
         better = np.diff(scores.combined[members, 0])
         assert np.sign(np.diff(credit.image_advantage[members, 0])) == np.sign(better)
+
+
+def test_credit_of_one_s_own_is_what_is_learned_from(suite, done):
+    """Here every turn is worth the opposite; the story around it stays."""
+
+    def opposite(*given, **more):
+        made, metrics = train_batch.credit(*given, **more)
+        worth = {name: -getattr(made, name) for name in ("image_advantage", "text_advantage")}
+        return dataclasses.replace(made, **worth), metrics | {"advantage/mine": 1.0}
+
+    records = []
+    state, metrics = _recipe(suite, credit=opposite, record=records.append).step(tiny_world.state(), tiny_world.samples(), 0)
+    np.testing.assert_array_equal(records[0].credits[0].image_advantage, -done[2][0].credits[0].image_advantage)
+    assert metrics["advantage/mine"] == 1.0
+    ways = [jax.tree.map(lambda a, b: a - b, moved.trainable, tiny_world.moved().trainable) for moved in (state, done[0])]
+    assert optax.tree.vdot(*ways) < 0
 
 
 def test_the_first_update_has_ratio_one(done):

@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_world
 from flax import nnx
@@ -55,6 +56,22 @@ def test_one_update_makes_what_was_worth_it_likelier_and_the_rest_less_likely(ar
     state, _ = _step(tiny_world.state(), _chunk(advantage, **masks))
     gain = _gain(state)[0 if area == "image" else 1]
     assert np.sign(gain) == advantage and abs(gain) > 1e-4
+
+
+@pytest.mark.slow
+def test_the_slope_is_what_a_step_follows_and_leaves_the_weights_alone():
+    """Rows that are masked add nothing to it, so the slopes of two halves of the rollouts add up."""
+    first_two = ON & (np.arange(ROWS) < 2)[:, None]
+    halves = [_chunk(image=mask, text=mask) for mask in (first_two, ~first_two)]
+    slopes = []
+    for chunk in (_chunk(), *halves):
+        slopes.append(tiny_world.updater().slope(tiny_world.moved(), [chunk], old={id(chunk): tiny_world.asked()}, key=KEY))
+    whole, first, second = slopes
+    _, metrics = _step(tiny_world.state(), _chunk())
+    assert (whole.loss, float(optax.tree.norm(whole.gradient))) == pytest.approx(
+        (metrics["loss/total"], metrics["optimizer/gradient_norm"]), rel=1e-5
+    )
+    tiny_world.assert_close(whole.gradient, jax.tree.map(jnp.add, first.gradient, second.gradient), atol=1e-5)
 
 
 def test_a_step_tells_its_loss_its_ratios_and_the_size_of_its_update():

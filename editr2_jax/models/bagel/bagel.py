@@ -112,10 +112,14 @@ class Bagel(nnx.Module):
 
     def read_text(self, ids: Int[Array, "B R T"], *, valid: Bool[Array, "B R T"], start: Int[Array, "B R"], views: tuple[View, ...]):
         """A causal text segment; token i of a row stands at rotary position start + i. Returns hidden states and keys/values."""
-        place = start[:, :, None] + jnp.arange(ids.shape[2], dtype=jnp.int32)
-        mask = jnp.tril(jnp.ones((ids.shape[2],) * 2, bool)) & valid[:, :, None, :]
-        hidden, _, kv = self.decoder.block(self.embed(ids), None, positions=place, views=views, mask=mask)
+        hidden, _, kv = self.decoder.block(self.embed(ids), None, **_causal(ids, valid, start), views=views)
         return hidden, kv
+
+    def text_attention(
+        self, ids: Int[Array, "B R T"], *, valid: Bool[Array, "B R T"], start: Int[Array, "B R"], view: View
+    ) -> Float[Array, "N B R H T S+T"]:
+        """Where the tokens of a text segment look as `read_text` reads it: the cache's slots, then the segment itself."""
+        return self.decoder.attention(self.embed(ids), None, **_causal(ids, valid, start), view=view)
 
     def append_text(self, cache: KVCache, ids: Int[Array, "B T"], count: Int[Array, "B"]) -> KVCache:
         """Reads `count` real tokens per row (the rest is padding) into the cache."""
@@ -159,11 +163,29 @@ class Bagel(nnx.Module):
         views: tuple[View, ...],
     ) -> Float[Array, "B R L C"]:
         """Rectified-flow velocity (noise - clean) of noisy latents, one per variant; `start` is the variants' rotary position."""
+        und, gen, place = self._noisy(x, t, grid, start)
+        _, hidden, _ = self.decoder.block(und, gen, positions=place, views=views)
+        return self.latent.velocity(hidden)
+
+    def latent_attention(
+        self, x: Float[Array, "B R L C"], t: Float[Array, "B R"], *, grid: tuple[int, int], start: Int[Array, "B R"], view: View
+    ) -> Float[Array, "N B R H L S+L+2"]:
+        """Where noisy latents look as `velocity` moves them: the cache's slots, then start marker, latents, end marker."""
+        und, gen, place = self._noisy(x, t, grid, start)
+        return self.decoder.attention(und, gen, positions=place, view=view)[..., 1:-1, :]
+
+    def _noisy(self, x, t, grid: tuple[int, int], start):
+        """A block of noisy latents between its markers, and where it stands."""
         b, r, length, _ = x.shape
         ids = positions.flattened_ids(*grid, self.config.latent_side)
         place = jnp.broadcast_to(start[:, :, None], (b, r, length + 2))
-        _, hidden, _ = self.decoder.block(self.markers(b, r), self.latent.embed(x, t, ids), positions=place, views=views)
-        return self.latent.velocity(hidden)
+        return self.markers(b, r), self.latent.embed(x, t, ids), place
+
+
+def _causal(ids, valid, start) -> dict[str, Array]:
+    """Positions and mask of a text segment."""
+    place = start[:, :, None] + jnp.arange(ids.shape[2], dtype=jnp.int32)
+    return {"positions": place, "mask": jnp.tril(jnp.ones((ids.shape[2],) * 2, bool)) & valid[:, :, None, :]}
 
 
 def empty_cache(config: BagelConfig, *, rows: int, capacity: int, dtype=jnp.float32) -> KVCache:

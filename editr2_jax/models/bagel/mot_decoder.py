@@ -11,6 +11,7 @@ fully bidirectional). Block order is: first und token, gen tokens, remaining und
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,23 @@ class MoTDecoder(nnx.Module):
         Returns hidden states after the final norms (und, gen) and the block's own keys and values, ready to be written into a cache.
         `mask` says which tokens of the block (last axis) a token of the block sees; without it all see all.
         """
+        return self._through(und, gen, positions, views, mask)[:3]
+
+    def attention(
+        self,
+        und: Float[Array, "B R U D"],
+        gen: Float[Array, "B R L D"] | None,
+        *,
+        positions: Int[Array, "B R T"],
+        view: View,
+        mask: Bool[Array, "B R T T"] | None = None,
+    ) -> Float[Array, "N B R H T S+T"]:
+        """Where every token of a block looks in every layer and head: shares of the cache's slots, then of the block (see `block`)."""
+        *_, looks = self._through(und, gen, positions, (view,), mask, look=lambda q, k, mask, seen: attention.weights(q, k, mask, *seen))
+        return looks
+
+    def _through(self, und, gen, positions, views, mask, look: Callable | None = None):
+        """A block through all layers: und, gen, (keys, values), and per layer what `look` makes of (q, k, mask, caches)."""
         c = self.config
         b, r, t = positions.shape
         gen_tokens = 0 if gen is None else gen.shape[2]
@@ -126,7 +144,7 @@ class MoTDecoder(nnx.Module):
         graph, stacked = nnx.split(self.layers)
 
         def layer(carry, xs):
-            """One layer: hidden states in and out, and the block's keys and values [B, R, K, T, d]."""
+            """One layer: hidden states in and out, the block's keys and values [B, R, K, T, d], and the look."""
             hidden_und, hidden_gen = carry
             one, caches = xs
             experts = nnx.merge(graph, one)
@@ -139,12 +157,13 @@ class MoTDecoder(nnx.Module):
             hidden_und = experts.und.finish(hidden_und, attended_und, c)
             if gen_tokens:
                 hidden_gen = experts.gen.finish(hidden_gen, attended_gen, c)
-            return (hidden_und, hidden_gen), (k.transpose(0, 1, 3, 2, 4), v.transpose(0, 1, 3, 2, 4))
+            own = k.transpose(0, 1, 3, 2, 4), v.transpose(0, 1, 3, 2, 4)
+            return (hidden_und, hidden_gen), (own, None if look is None else look(q, k, mask, seen))
 
         if self.remat:
             layer = jax.checkpoint(layer, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
         caches = tuple((view.k, view.v) for view in views)
-        (und, gen), kv = jax.lax.scan(layer, (und, gen), (stacked, caches), unroll=self.unroll)
+        (und, gen), (kv, looks) = jax.lax.scan(layer, (und, gen), (stacked, caches), unroll=self.unroll)
         und = attention.rms_norm(und, self.norm_und.scale[...], c.rms_eps)
         gen = None if gen is None else attention.rms_norm(gen, self.norm_gen.scale[...], c.rms_eps)
-        return und, gen, kv
+        return und, gen, kv, looks
