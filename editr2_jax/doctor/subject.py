@@ -145,7 +145,8 @@ class Subject:
         rollout = dataclasses.replace(self.rollout, played=self.played if played is None else played)
         chunk = edit_r2.chunk_of(rollout, credit)
         old = {id(chunk): self.asked_as_loss if old is None else old}
-        return self.updater.gradients(weights or self.weights, [chunk], old=old, key=keys.at(self.recipe.seed, "objective", 0))
+        slope = self.updater.slope(weights or self.weights, [chunk], old=old, key=keys.at(self.recipe.seed, "objective", 0))
+        return slope.gradient, slope.metrics
 
     def lesson(self, *, image: bool, text: bool) -> Credit:
         """Every other rollout was worth it, the others were not; pictures teach, or words, or both."""

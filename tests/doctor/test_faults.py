@@ -304,32 +304,33 @@ GRADIENTS = ("gradient_of_pictures", "gradient_of_words")
 
 @fault("dropped masks", masks="a batch in which nothing teaches has a gradient of .*; NaN in rollouts that do not teach changes")
 def _():
-    def gradients(weights, chunks, *, old, **more):
+    def slope(weights, chunks, *, old, **more):
         every = np.ones_like(chunks[0].credit.image_mask)
         unmasked = [dataclasses.replace(chunk, credit=dataclasses.replace(chunk.credit, image_mask=every)) for chunk in chunks]
         old = {id(new): old[id(chunk)] for new, chunk in zip(unmasked, chunks, strict=True)}
-        return tiny_world.updater().gradients(weights, unmasked, old=old, **more)
+        return tiny_world.updater().slope(weights, unmasked, old=old, **more)
 
-    return learning_by(*GRADIENTS, gradients=gradients)
+    return learning_by(*GRADIENTS, slope=slope)
 
 
 @fault("a loss with its sign flipped", learning="makes bad pictures likelier than good ones; .*makes bad words likelier")
 def _():
-    def gradients(*given, **more):
-        gradient, metrics = tiny_world.updater().gradients(*given, **more)
-        return jax.tree.map(jnp.negative, gradient), metrics
+    def slope(*given, **more):
+        made = tiny_world.updater().slope(*given, **more)
+        return made._replace(gradient=jax.tree.map(jnp.negative, made.gradient))
 
-    return learning_by(*GRADIENTS, gradients=gradients)
+    return learning_by(*GRADIENTS, slope=slope)
 
 
 @fault("words that teach no expert", adapters="words teach the und experts nothing")
 def _():
-    def gradients(*given, **more):
-        gradient, metrics = tiny_world.updater().gradients(*given, **more)
+    def slope(*given, **more):
+        made = tiny_world.updater().slope(*given, **more)
         und = lambda path: any(getattr(part, "key", None) == "und" for part in path)  # noqa: E731
-        return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.zeros_like(leaf) if und(path) else leaf, gradient), metrics
+        blank = lambda path, leaf: jnp.zeros_like(leaf) if und(path) else leaf  # noqa: E731
+        return made._replace(gradient=jax.tree_util.tree_map_with_path(blank, made.gradient))
 
-    return learning_by(*GRADIENTS, gradients=gradients)
+    return learning_by(*GRADIENTS, slope=slope)
 
 
 @fault("adapter on in the reference", reference="image/kl is .* under an adapter that has learned nothing: the reference is another model")
