@@ -87,7 +87,7 @@ class Subject:
     @functools.cached_property
     def credit(self) -> tuple[Credit, dict[str, float]]:
         """What the small batch teaches, and the metrics of it."""
-        (credit,), metrics = self.recipe.credit([self.rollout], [self.scores])
+        (credit,), metrics = self.recipe.credits([self.rollout], [self.scores])
         return credit, metrics
 
     # Asked again -----------------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class EditR2:
         scores = [self.suite.collect(turns) for turns in pending]
         clock.lap("reward_wait")
         metrics = _rewards(rollouts, scores) | gap
-        credits, told = self.credit(rollouts, scores)
+        credits, told = self.credits(rollouts, scores)
         chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}
         dealt, key = _deal(chunks, self.config.updates), keys.at(self.seed, "objective", step)
@@ -131,7 +131,7 @@ class EditR2:
             self._check_ratio(gap)
         return again, gap if needed and same else {}
 
-    def credit(self, rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> tuple[list[Credit], dict[str, float]]:
+    def credits(self, rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> tuple[list[Credit], dict[str, float]]:
         """Advantages over all batches of the step at once, cut back into the batches."""
         turns = max(score.combined.shape[1] for score in scores)
         together = lambda rows, fill: train_batch.pad_turns(rows, turns, fill)  # noqa: E731

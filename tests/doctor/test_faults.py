@@ -282,8 +282,8 @@ def _():
 class Flipped(EditR2):
     """Credit with its sign wrong."""
 
-    def credit(self, rollouts, scores):
-        credits, metrics = super().credit(rollouts, scores)
+    def credits(self, rollouts, scores):
+        credits, metrics = super().credits(rollouts, scores)
         return [dataclasses.replace(credit, image_advantage=-credit.image_advantage) for credit in credits], metrics
 
 
