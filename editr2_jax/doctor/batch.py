@@ -118,8 +118,6 @@ def contradictions(config: Any, numbers: Arithmetic, objective: ObjectiveConfig)
         found.append(f"data.group is {numbers.group}: a rollout without others to compare with has no advantage")
     if not objective.image.weight and not objective.intent.weight:
         found.append("objective.image.weight and objective.intent.weight are both 0: nothing is learned")
-    if objective.image.weight and objective.image.replays and not numbers.window:
-        found.append(f"objective.image.kind={objective.image.kind} learns from stochastic steps, but rollout.window has none")
     return found
 
 

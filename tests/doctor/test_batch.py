@@ -50,7 +50,7 @@ def test_configs_that_ship_are_beyond_doubt(variant):
     [
         ({"data.group": 1}, "data.group is 1: a rollout without others"),
         ({"objective.image.weight": 0.0, "objective.intent.weight": 0.0}, "are both 0: nothing is learned"),
-        ({"rollout.window.size": 0}, "grpo learns from stochastic steps, but rollout.window has none"),
+        ({"rollout.window.size": 0}, "grpo learns from stochastic steps, but rollout.window.size is 0"),
         ({"advantage.filter_reward": "hps"}, "the reward it looks at, 'hps', is not in rewards.use"),
     ],
 )
