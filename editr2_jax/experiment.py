@@ -32,6 +32,7 @@ from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.network import Network
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import SupervisedConfig
+from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import convert
 from editr2_jax.records import Sample, Session, Turn
 from editr2_jax.rollouts import collect
@@ -170,7 +171,7 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
             remember=config.data.remember,
         )
     suite = assemble.suite(config, lambda: merged(model.network, model.weights))
-    told = {"tokenizer": model.tokenizer, "grid": policy.flow.grid().tolist(), "suite": suite}
+    told = {"tokenizer": model.tokenizer, "flow": policy.flow, "suite": suite}
     return EditR2(
         player=player,
         updater=Updater(model.network, assemble.objective(config), policy, optimizer),
@@ -186,11 +187,12 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
     )
 
 
-def _record(config, directory: Path, record: StepRecord, **told) -> None:
+def _record(config, directory: Path, record: StepRecord, *, flow: FlowConfig, **told) -> None:
     """Keeps a few groups of some steps for the inspector; `told`: what `session_log.write` reads them with."""
     if (config.loop.record_every and record.step % config.loop.record_every == 0) or record.step + 1 == config.loop.steps:
         folder, first = directory / "sessions" / str(record.step), (record.rollouts[0], record.scores[0], record.credits[0])
-        session_log.write(folder, record.step, *first, groups=config.loop.record_groups, after=record.after(0), **told)
+        grid = flow.grid(first[0].played.clean.shape[2]).tolist()
+        session_log.write(folder, record.step, *first, groups=config.loop.record_groups, after=record.after(0), grid=grid, **told)
 
 
 def merged(network: Network, weights: Weights):

@@ -59,6 +59,11 @@ def test_a_failure_is_an_exit_status_and_stops_what_would_be_played(small_checkp
     assert {name: found["opinion"] for name, found in findings(out).items()} == {"batch": "fail", "masks": "skipped"}
 
 
+def test_a_time_grid_that_depends_on_the_picture_can_be_examined(small_checkpoint):
+    outcome = call("doctor", *small(small_checkpoint, "--config.rollout.flow.schedule=dynamic", "--only=batch"))
+    assert outcome.status == 0, outcome
+
+
 def test_training_asks_before_step_0(small_checkpoint, tmp_path, monkeypatch):
     same = lambda self, pictures: Features(cls=np.ones((len(pictures), 2)), patches=np.ones((len(pictures), 2, 2, 2)))  # noqa: E731
     monkeypatch.setattr(perception.TabletopFeatures, "embed", same)
