@@ -215,7 +215,7 @@ def examine(config, *, run: Path | None, only: Sequence[str] = (), say: Say) -> 
     with tempfile.TemporaryDirectory(prefix="editr2_doctor_") as scratch:
         model = assemble.model(config)
         data = assemble.data_folder(config if run else _small_world(config), run or Path(scratch))
-        state = last_state(config, model, run) if run and (run / "checkpoints").is_dir() else None
+        state = last_state(config, model, run) if run and any((run / "checkpoints").glob("[0-9]*")) else None
         plays = model.trainable if state is None else state.plays
         say(told_size(model, config) + ("; untrained" if state is None else f"; step {int(state.step)} of {run}"))
         optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
