@@ -80,7 +80,7 @@ class EditR2:
         clock.lap("reward_wait")
         metrics = _rewards(rollouts, scores) | gap
         credits, told = self._credit(rollouts, scores)
-        chunks = [_chunk(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
+        chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}
         dealt, key = _deal(chunks, self.config.updates), keys.at(self.seed, "objective", step)
         state, learned, divergence = self.updater.step(state, self.frozen, dealt, old=behaviour, key=key)
@@ -89,7 +89,7 @@ class EditR2:
 
         def after(batch: int) -> After:
             now = Weights(trainable=state.trainable, frozen=self.frozen)
-            images, words = self.updater.ask_again(now, rollouts[batch].played)
+            images, words = self.updater.ask_again(now, rollouts[batch].played, as_loss=True)  # as the first step's check: one program
             return After(image_log_prob=np.asarray(images), intent_log_prob=np.asarray(words), kl=divergence.get(id(chunks[batch])))
 
         self.record(StepRecord(step=step, rollouts=tuple(rollouts), scores=tuple(scores), credits=tuple(credits), after=after))
@@ -172,7 +172,8 @@ def batches(sessions: Sequence[Sample], *, turns: int, rows: int) -> list[list[S
     return made
 
 
-def _chunk(rollout: Rollout, credit: Credit) -> Chunk:
+def chunk_of(rollout: Rollout, credit: Credit) -> Chunk:
+    """A batch of rollouts and what it teaches, as the updater takes it."""
     numbers = lambda name: np.asarray([getattr(sample, name) for sample in rollout.samples], np.uint32)  # noqa: E731
     return Chunk(played=rollout.played, credit=credit, group=numbers("group"), member=numbers("member"))
 
