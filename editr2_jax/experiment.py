@@ -293,10 +293,17 @@ def resume(checkpoints: Checkpoints, fresh: TrainState, step: int | None = None)
     """
     if checkpoints.latest_step() is None:
         return fresh
-    arrays, _ = checkpoints.restore(arrays_of(fresh), step)
+    wanted = arrays_of(fresh)
+    arrays, _ = checkpoints.restore(wanted, step)
+    arrays = jax.tree.map(_placed, wanted, arrays)
     moments = jax.tree.unflatten(jax.tree.structure(fresh.moments), arrays["moments"])
     weights = {name: _filled(getattr(fresh, name), arrays[name]) for name in ("trainable", "old", "ema") if name in arrays}
     return TrainState(moments=moments, step=arrays["step"], **weights)
+
+
+def _placed(fresh: jax.Array, restored: jax.Array) -> jax.Array:
+    """The restored array, tied to no device where the fresh one is not: or what was compiled for a fresh state would not serve it."""
+    return restored if fresh.committed else jnp.asarray(np.asarray(restored))
 
 
 def _filled(like: nnx.State, arrays: dict[str, Any]) -> nnx.State:

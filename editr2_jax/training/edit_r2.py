@@ -89,7 +89,7 @@ class EditR2:
 
         def after(batch: int) -> After:
             now = Weights(trainable=state.trainable, frozen=self.frozen)
-            images, words = self.updater.ask_again(now, rollouts[batch].played)
+            images, words = self.updater.ask_again(now, rollouts[batch].played, as_loss=True)  # as the first step's check: one program
             return After(image_log_prob=np.asarray(images), intent_log_prob=np.asarray(words), kl=divergence.get(id(chunks[batch])))
 
         self.record(StepRecord(step=step, rollouts=tuple(rollouts), scores=tuple(scores), credits=tuple(credits), after=after))

@@ -107,6 +107,8 @@ def test_a_run_with_an_average_keeps_it_and_can_be_looked_at_before_any_step(sma
     before, after = (experiment.state_at(config, model, run, step) for step in (0, 2))
     moved = lambda state: float(optax.tree.norm(jax.tree.map(lambda a, b: a - b, state.ema, before.ema)))  # noqa: E731
     assert int(before.step) == 0 and int(after.step) == 2 and moved(before) == 0 < moved(after)
+    kind = lambda state: [(leaf.shape, leaf.dtype, leaf.committed) for leaf in jax.tree.leaves(state)]  # noqa: E731
+    assert kind(after) == kind(before), "what was compiled for one serves the other"
     with pytest.raises(ValueError, match="there is no step 1; there are 2"):
         experiment.state_at(config, model, run, 1)
 
