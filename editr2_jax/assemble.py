@@ -37,7 +37,7 @@ from editr2_jax.policies.dialogue import PolicyConfig
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import bagel_weights
 from editr2_jax.porting import export as porting_export
-from editr2_jax.rewards.base import Features
+from editr2_jax.rewards.base import Features, Reward
 from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
 from editr2_jax.rewards.global_awareness import GlobalAwareness
 from editr2_jax.rewards.instruction_following import InstructionFollowing
@@ -217,8 +217,11 @@ class VitFeatures:
         return Features(cls=patches.mean(axis=(1, 2)), patches=patches)
 
 
-def suite(config, whole: Callable[[], Bagel]) -> Suite:
-    """The rewards in use over the services that stand behind them; `whole` gives the model for its own ViT features."""
+def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = ()) -> Suite:
+    """The rewards in use over the services that stand behind them; `whole` gives the model for its own ViT features.
+
+    `more`: rewards of one's own beside them; what one counts stands in rewards.weights, as for theirs.
+    """
     rewards = config.rewards
     eyes = perception.Eyes()
     detectors = {"tabletop": lambda: perception.TabletopDetector(eyes), "none": lambda: None}
@@ -232,8 +235,9 @@ def suite(config, whole: Callable[[], Bagel]) -> Suite:
         ),
         "ga": lambda: GlobalAwareness(_choose("rewards.answerer", rewards.answerer, answerers)()),
     }
-    used = [_choose("rewards.use", name, makers)() for name in rewards.use]
-    weights = {name: weight for name, weight in rewards.weights.items() if name in rewards.use}
+    used = [*(_choose("rewards.use", name, makers)() for name in rewards.use), *more]
+    names = [reward.name for reward in used]
+    weights = {name: weight for name, weight in rewards.weights.items() if name in names}
     return Suite(used, weights, workers=rewards.workers, max_error_share=rewards.max_error_share)
 
 
