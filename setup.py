@@ -42,7 +42,18 @@ setup(
         "cuda": ["jax[cuda13]"],
         "parity": ["torch>=2.13.0"],  # only to run the PyTorch code beside ours; a session never needs it
         "photos": ["scikit-image>=0.26.0"],  # carries a few real photographs
-        "dev": ["hypothesis>=6.170.15", "pytest>=9.2.0", "pytest-xdist>=3.8.0", "ruff>=0.17.5", "scikit-image>=0.26.0"],
+        "notebooks": ["ipykernel>=7.4.0", "matplotlib>=3.11.2"],
+        "dev": [
+            "hypothesis>=6.170.15",
+            "ipykernel>=7.4.0",
+            "matplotlib>=3.11.2",
+            "nbclient>=0.11.0",
+            "nbformat>=5.11.1",
+            "pytest>=9.2.0",
+            "pytest-xdist>=3.8.0",
+            "ruff>=0.17.5",
+            "scikit-image>=0.26.0",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
