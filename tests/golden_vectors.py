@@ -62,9 +62,14 @@ def _read(directory: Path) -> tuple[Case, ...]:
     )
 
 
+def read() -> tuple[Case, ...]:
+    """Every case of the folder."""
+    return _read(folder())
+
+
 def cases(group: str, wanted: Callable[[Case], bool] = lambda case: True) -> list:
     """The group's cases as pytest parameters named `case`, each in both precisions named `precision`."""
-    found = [case for case in _read(folder()) if case.group == group and wanted(case)]
+    found = [case for case in read() if case.group == group and wanted(case)]
     return [pytest.param(case, bits, id=f"{case.name}-f{bits}") for case in found for bits in (32, 64)]
 
 
