@@ -14,8 +14,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from pathlib import Path
 
 from editr2_jax import assemble
@@ -31,24 +33,41 @@ class RunFailed(RuntimeError):
     """A run ended with an error; its log says why."""
 
 
-def run(questions: Sequence[Question], seeds: Sequence[int], *, spec: str, config, overrides: Sequence[str], out: Path, say: Say) -> str:
-    """Makes what is missing of the runs, then the table; returns a line of result.
+def run(
+    questions: Sequence[Question], seeds: Sequence[int], *, spec: str, config, overrides: Sequence[str], out: Path, say: Say, jobs: int = 1
+) -> str:
+    """Makes what is missing of the runs, `jobs` of them at a time, then the table; returns a line of result.
 
     `spec` and `overrides` are the config as the command line would give it.
 
-    Raises RunFailed when a run fails; everything that was finished stays, and the same command goes on.
+    Raises RunFailed when a run fails: what runs beside it saves and stops, what was finished stays, and the same command goes on.
     """
     with workdir.exclusive(out), signals.stop_flag() as stop_requested:
         data = assemble.data_folder(config, out, say=say)
         arms = needed(questions)
         waiting = [(arm, seed) for seed in seeds for arm in arms if not _finished(_folder(out, arm.name, seed), arm, config)]
         say(f"{len(arms)} arms, {len(seeds)} seeds: {len(arms) * len(seeds) - len(waiting)} runs are there, {len(waiting)} to go")
-        for number, (arm, seed) in enumerate(waiting):
-            given = [*overrides, f"--config.data.path={data.resolve()}"]
-            cost = _attempt(arm, seed, spec=spec, overrides=given, out=out, stop_requested=stop_requested)
-            if stop_requested():
-                return f"stopped in {arm.name}, seed {seed}; the same command goes on."
-            say(f"{number + 1} of {len(waiting)}: {arm.name}, seed {seed}: {cost['minutes']:.1f} minutes")
+        given = [*overrides, f"--config.data.path={data.resolve()}"]
+        broken = threading.Event()
+        stopping = lambda: stop_requested() or broken.is_set()  # noqa: E731
+
+        def make(arm: Arm, seed: int) -> str | None:
+            """What there is to say of a run that was made; None for one that was not finished."""
+            if stopping():
+                return None
+            try:
+                cost = _attempt(arm, seed, spec=spec, overrides=given, out=out, stop_requested=stopping)
+            except BaseException:
+                broken.set()
+                raise
+            return None if stopping() else f"{arm.name}, seed {seed}: {cost['minutes']:.1f} minutes"
+
+        with futures.ThreadPoolExecutor(jobs) as pool:
+            for number, done in enumerate(futures.as_completed([pool.submit(make, arm, seed) for arm, seed in waiting])):
+                if told := done.result():
+                    say(f"{number + 1} of {len(waiting)}: {told}")
+        if stop_requested():
+            return "stopped; the same command goes on."
         return f"table: {write_table(questions, seeds, config=config, out=out, made_by=command(spec, overrides))}"
 
 

@@ -10,7 +10,7 @@ COMMON = "configs/tabletop_edit_r2.py:claims"
 
 
 def main(argv: list[str]) -> int:
-    """`python -m editr2_jax claims --out=DIR [--only=QUESTION[/ARM],...] [--seeds=N] [--list] [--table] [--config.a.b=VALUE ...]`
+    """`python -m editr2_jax claims --out=DIR [--only=QUESTION[/ARM],...] [--seeds=N] [--jobs=N] [--list] [--table]`
 
     Runs what is missing below DIR/runs and writes claims.md, claims.json and claims.svg. The same command goes on where it was cut off.
     """
@@ -22,6 +22,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--only", default="", metavar="QUESTION[/ARM],...", help="some of the questions, or one arm of a question")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="training seeds 0 .. N-1")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; two on two cores take less time than one by one")
     parser.add_argument("--list", action="store_true", help="say what is asked, and run nothing")
     parser.add_argument("--table", action="store_true", help="make the table of what has been run, and run nothing")
     overrides, rest = common.split_overrides(argv)
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> int:
         raise ValueError("claims wants --out=DIR, the folder of its runs and its table; --list only says what is asked.")
     if args.seeds < 1:
         raise ValueError(f"--seeds is {args.seeds}; give at least 1, and 3 for an interval that means something.")
+    if args.jobs < 1:
+        raise ValueError(f"--jobs is {args.jobs}; give at least 1.")
     config = common.load_config(args.config, overrides)
     given = [f"--config.{name}={value}" for name, value in overrides]
     out, seeds = Path(args.out).expanduser(), range(args.seeds)
@@ -46,5 +49,5 @@ def main(argv: list[str]) -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     say = lambda text: print(text, flush=True)  # noqa: E731
-    print(run.run(chosen, seeds, spec=args.config, config=config, overrides=given, out=out, say=say))
+    print(run.run(chosen, seeds, spec=args.config, config=config, overrides=given, out=out, say=say, jobs=args.jobs))
     return 0

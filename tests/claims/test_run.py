@@ -41,10 +41,10 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(run.sys, "executable", str(interpreter))
 
 
-def ask(out, *, overrides=()):
+def ask(out, *, overrides=(), jobs=1):
     said = []
     asked = questions.chosen(["learning"])
-    result = run.run(asked, (0, 1), spec="some.py", config=CONFIG, overrides=list(overrides), out=out, say=said.append)
+    result = run.run(asked, (0, 1), spec="some.py", config=CONFIG, overrides=list(overrides), out=out, say=said.append, jobs=jobs)
     return result, said
 
 
@@ -62,6 +62,13 @@ def test_runs_are_made_once_and_the_table_from_them(command, tmp_path):
     assert arms["recommended"]["pictures"] == 8 * 8 * 3 * 2 and arms["untrained"]["pictures"] == 0
     _, said = ask(out)
     assert "4 runs are there, 0 to go" in said[0]
+
+
+def test_runs_may_be_made_side_by_side(command, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    result, said = ask(out, jobs=3)
+    assert result.startswith("table") and len(said) == 5
 
 
 def test_a_run_that_breaks_is_told_with_its_log_and_goes_on_by_the_same_command(command, tmp_path):
