@@ -2,7 +2,9 @@
 
 import json
 
+import jax
 import pytest
+import tiny_world
 
 from editr2_jax.benchmark import cases, phases
 from editr2_jax.benchmark.flops import Dialogue
@@ -20,6 +22,7 @@ def smallest(monkeypatch):
         )
 
     monkeypatch.setattr(cases, "dialogue", dialogue)
+    monkeypatch.setattr(jax, "jit", tiny_world.jit)  # quick to compile; the times are not looked at
 
 
 def measured(tmp_path, capsys, *argv) -> tuple[dict, str]:

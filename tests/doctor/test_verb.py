@@ -91,7 +91,8 @@ def test_a_run_is_examined_where_it_stands(small_checkpoint, tmp_path):
     """Random weights draw noise and never answer: that is said, and nothing else; the run's folder stays as it is."""
     run, out = saved_run(small_checkpoint, tmp_path / "run"), tmp_path / "found.json"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    outcome = call("doctor", f"--workdir={run}", f"--json={out}")
+    played = [name for name in checks.CHECKS if name not in ("padding", "masks", "reference", "adapters", "learning")]
+    outcome = call("doctor", f"--workdir={run}", f"--json={out}", f"--only={','.join(played)}")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert f"on cpu; step 0 of {run}" in outcome.out
     said = {name: found["opinion"] for name, found in findings(out).items() if found["advice"]}

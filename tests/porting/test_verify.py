@@ -20,29 +20,23 @@ def _verify(checkpoint, cases, *more: str) -> int:
     return port.main(["verify", f"--checkpoint={checkpoint}", f"--cases={cases}", *more])
 
 
+CASES = "a b c d d_novit e e_tks f g0 g1 g_unit h i_ctx i1 i1_attached i2 i3 i4 i5 i6 j k m".split()
+
+
 @pytest.mark.slow
-def test_the_parts_and_the_contexts_hold_and_the_json_tells_every_tensor(tmp_path, capsys):
-    assert _verify(golden.FOLDER, golden.FOLDER, "--only=a,b,c,k,d", f"--json={tmp_path / 'rows.json'}") == 0
+def test_every_recorded_case_holds_and_the_json_tells_every_tensor(tmp_path, capsys):
+    assert _verify(golden.FOLDER, golden.FOLDER, f"--json={tmp_path / 'rows.json'}") == 0
     told = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     notes = json.loads((golden.FOLDER / "cases.json").read_text(encoding="utf-8"))["cases"]
-    assert told["ok"] and [case["case"] for case in told["cases"]] == ["a", "b", "c", "d", "k"]
+    assert told["ok"] and [case["case"] for case in told["cases"]] == CASES
     for case in told["cases"]:
         outputs = [name for name, note in notes[case["case"]]["tensors"].items() if note["role"] == "output"]
-        assert [row["tensor"] for row in case["tensors"]] == outputs
+        assert outputs and [row["tensor"] for row in case["tensors"]] == outputs
         assert case["ok"] and case["absolute"] == max(row["absolute"] for row in case["tensors"])
-        assert all(row["absolute"] <= row["tolerance"] for row in case["tensors"])
+        assert all(row["ok"] for row in case["tensors"])
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed] == ["case", "a", "b", "c", "d", "k", "5"]
-    assert printed[-1] == "5 of 5 cases hold (61 tensors)"
-
-
-@pytest.mark.slow
-def test_every_recorded_case_holds():
-    verdicts = {verdict.case: verdict for verdict in verify.verify(golden.FOLDER, golden.FOLDER)}
-    wanted = "a b c d d_novit e e_tks f g0 g1 g_unit h i_ctx i1 i1_attached i2 i3 i4 i5 i6 j k m".split()
-    assert list(verdicts) == wanted
-    assert not [row for verdict in verdicts.values() for row in verdict.rows if not row.ok]
-    assert not [case for case, verdict in verdicts.items() if verdict.not_run or not verdict.rows]
+    assert [line.split()[0] for line in printed] == ["case", *CASES, str(len(CASES))]
+    assert printed[-1] == "23 of 23 cases hold (276 tensors)"
 
 
 def test_a_changed_weight_fails_the_case_that_reads_it_by_name(tmp_path, capsys):
