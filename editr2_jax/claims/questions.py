@@ -51,7 +51,7 @@ ARMS: dict[str, Arm] = {
         Arm(name="filter_all", values={"advantage.filter": "all"}),
         Arm(name="dialogue", values={"advantage.grouping": "dialogue"}),
         Arm(name="trajectory", values=_TRAJECTORY),
-        Arm(name="advantage_additive", values=_TRAJECTORY | {"advantage.fusion": "advantage"}),
+        Arm(name="advantage_additive", values=_TRAJECTORY | {"advantage.fusion": "advantage", "advantage.fusion_form": "additive"}),
         Arm(name="advantage_convex", values=_TRAJECTORY | {"advantage.fusion": "advantage", "advantage.fusion_form": "convex"}),
         Arm(name="aggregate_last", values=_TRAJECTORY | {"advantage.aggregate": "last"}),
         Arm(name="aggregate_product", values=_TRAJECTORY | {"advantage.aggregate": "product"}),

@@ -10,9 +10,11 @@ leaves out zero and every seed agrees in sign; otherwise nothing was seen, and h
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import html
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ def two_way_interval(
 
 def write(out: Path, made: Mapping[str, Any], *, command: str) -> Path:
     """claims.json, claims.md and claims.svg; returns the path of the Markdown."""
-    made = {**made, "command": command, "machine": machine(), "versions": workdir.versions()}
+    made = {**made, "command": command, "date": f"{datetime.date.today()}", "machine": machine(), "versions": workdir.versions()}
     workdir.write_json(out / "claims.json", tables.plain(made))
     workdir.replace_text(out / "claims.svg", plot(made))
     workdir.replace_text(out / "claims.md", markdown(made))
@@ -108,7 +110,9 @@ def write(out: Path, made: Mapping[str, Any], *, command: str) -> Path:
 
 def machine() -> str:
     """What the runs ran on."""
-    return f"{os.cpu_count()} x {platform.processor() or platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    told = Path("/proc/cpuinfo")  # of Linux; elsewhere the platform knows more than an architecture
+    names = re.findall(r"^model name\s*: (.+)$", told.read_text(), re.MULTILINE) if told.exists() else []
+    return f"{os.cpu_count()} x {names[0] if names else platform.processor() or platform.machine()}, {platform.system()}"
 
 
 def verdict(row: Mapping[str, Any]) -> str:
@@ -129,9 +133,10 @@ def markdown(made: Mapping[str, Any]) -> str:
         "# Claims on the embedded world",
         "",
         f"`{made['command']}`  ",
-        f"{made['machine']}; {', '.join(f'{name} {version}' for name, version in sorted(made['versions'].items()))}.  ",
-        f"{len(seeds)} seeds, {made['dialogues']} held-out dialogues; {total:.0f} minutes by the clock and {busy:.0f} minutes of "
-        "processor time in all. Differences of the mean session reward, 95 % bootstrap interval over seeds and dialogues.",
+        f"{made['date']}; {made['machine']}; {', '.join(f'{name} {version}' for name, version in sorted(made['versions'].items()))}.  ",
+        f"Training seeds: {', '.join(map(str, seeds))}; {made['dialogues']} held-out dialogues. The runs took {total:.0f} minutes by the "
+        f"clock, added up, and {busy:.0f} minutes of processor time. Differences of the mean session reward, 95 % bootstrap interval over "
+        "seeds and dialogues.",
         "",
         "![differences](claims.svg)",
     ]

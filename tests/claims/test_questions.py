@@ -19,6 +19,14 @@ def test_every_arm_is_a_config_that_can_start(arm):
     assemble.settings(AdvantageConfig, config.advantage)
 
 
+def test_no_two_arms_are_the_same_run():
+    seen = {}
+    for arm in questions.ARMS.values():
+        config = common.load_config(COMMON, [(name, str(value)) for name, value in arm.values.items()])
+        other = seen.setdefault((arm.trains, config.to_json_best_effort(sort_keys=True)), arm.name)
+        assert other == arm.name
+
+
 def test_every_arm_is_asked_about_and_every_question_can_be_answered():
     asked = {name for q in questions.QUESTIONS for name in (q.against, *q.arms)}
     assert asked == set(questions.ARMS)
