@@ -142,6 +142,11 @@ def player(config, network: Network) -> Player:
 def refuse_contradictions(config) -> None:
     """Raises ValueError where two sections of a config cannot both hold: at once, not when the first step comes."""
     image, advantage, group, rows = config.objective.image, config.advantage, config.data.group, config.step.rows
+    if min(config.data.sessions, group, rows, config.step.updates) < 1:
+        raise ValueError(
+            f"data.sessions={config.data.sessions}, data.group={group}, step.rows={rows}, step.updates={config.step.updates}: "
+            "each must be at least 1."
+        )
     if group > rows:
         raise ValueError(
             f"data.group is {group} but step.rows is {rows}, and a group is never cut; set step.rows to a multiple of the group size."
@@ -169,11 +174,37 @@ def refuse_contradictions(config) -> None:
             f"objective.image.kind={image.kind} learns from stochastic steps, but rollout.window.size is 0, which draws none; "
             "give the window a size, or take an objective that looks at the path to the picture, such as nft."
         )
+    _refuse_idle(config, chosen)
     kernels = getattr(chosen.image.objective, "KERNELS", None)
     if image.weight and kernels and kernel not in kernels:
         raise ValueError(
             f"objective.image.kind={image.kind} compares Gaussian steps, which the kernel {kernel!r} does not draw; "
             f"set rollout.kernel.kind to one of {', '.join(kernels)}."
+        )
+
+
+def _refuse_idle(config, chosen: ObjectiveConfig) -> None:
+    """Settings under which something would be drawn, weighed or counted in vain."""
+    image, played, advantage = chosen.image, rollout(config), config.advantage
+    if image.weight and not played.window.count and played.noise != "member" and config.data.group > 1:
+        raise ValueError(
+            f"rollout.window.size is 0, so nothing but the initial noise tells the pictures of a group apart, and rollout.noise="
+            f"{played.noise} gives all of them the same; set rollout.noise=member."
+        )
+    if not image.replays and image.times == "grid" and image.draws > (steps := played.policy.flow.steps):
+        raise ValueError(
+            f"objective.image.draws is {image.draws}, but the grid has {steps} steps; draw at most as many, or times=continuous."
+        )
+    if advantage.normalise_by_kept and chosen.intent.reduction in ("token_mean", "sum_nonempty"):
+        raise ValueError(
+            f"objective.intent.reduction={chosen.intent.reduction} is a mean over what teaches already; "
+            "set advantage.normalise_by_kept=False."
+        )
+    weighs_reward = [term.kind for term in (image, chosen.intent) if getattr(term.settings, "weighting", "") == "reward"]
+    if weighs_reward and (advantage.transform != "none" or advantage.grouping == "trajectory"):
+        raise ValueError(
+            f"objective {weighs_reward[0]!r} weighs by the turn's own reward (weighting=reward), which advantage.transform="
+            f"{advantage.transform} and advantage.grouping={advantage.grouping} do not change; choose weighting=best or exp."
         )
 
 

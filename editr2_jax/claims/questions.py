@@ -81,11 +81,19 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         name="intent",
-        asks="Is it worth writing the intent before drawing?",
-        claimed="Edit-R2: intent reconstruction beats the raw instruction, before and after training.",
+        asks="Is it worth training with intents that are written before drawing?",
+        claimed="Edit-R2: intent reconstruction beats the raw instruction.",
         against=COMMON,
-        arms=("raw_instruction", "untrained_raw"),
-        expected={"raw_instruction": -1, "untrained_raw": -1},
+        arms=("raw_instruction",),
+        expected={"raw_instruction": -1},
+    ),
+    Question(
+        name="intent_before",
+        asks="Is it worth writing them without training?",
+        claimed="Edit-R2: yes, for a base that reasons well.",
+        against="untrained",
+        arms=("untrained_raw",),
+        expected={"untrained_raw": -1},
     ),
     Question(
         name="joint",
@@ -106,9 +114,16 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         name="credit",
         asks="What should a turn's reward be compared with?",
-        claimed="Edit-R2 pools a dialogue's turns (dialogue), MT-EditFlow compares whole trajectories; ours compares turn with turn.",
+        claimed="Edit-R2 pools a dialogue's turns (dialogue); ours compares turn with turn.",
         against=COMMON,
-        arms=("dialogue", "trajectory"),
+        arms=("dialogue",),
+    ),
+    Question(
+        name="broadcast",
+        asks="Should all turns of a trajectory share one advantage, without a filter?",
+        claimed="MT-EditFlow broadcasts a trajectory's advantage.",
+        against="filter_off",
+        arms=("trajectory",),
     ),
     Question(
         name="fusion",
@@ -141,11 +156,11 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         name="turns",
-        asks="Does training on whole dialogues beat training on first turns, at as many pictures?",
+        asks="Does training on whole dialogues beat training on first turns, at as many pictures? (First turns have no intents to learn.)",
         claimed="MT-EditFlow: more turns in training help; all papers: single-turn training does not carry over.",
-        against=COMMON,
-        arms=("single_turn",),
-        expected={"single_turn": -1},
+        against="single_turn",
+        arms=("image_only", COMMON),
+        expected={"image_only": 1, COMMON: 1},
     ),
     Question(
         name="group",

@@ -10,15 +10,16 @@ A run that is complete is not made again; one that was cut off goes on from its 
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 from editr2_jax import assemble
 from editr2_jax.claims import table
@@ -27,27 +28,63 @@ from editr2_jax.evaluation import tables
 from editr2_jax.runtime import signals, workdir
 
 Say = Callable[[str], None]
+COST = "cost.json"
 
 
 class RunFailed(RuntimeError):
     """A run ended with an error; its log says why."""
 
 
-def run(
-    questions: Sequence[Question], seeds: Sequence[int], *, spec: str, config, overrides: Sequence[str], out: Path, say: Say, jobs: int = 1
-) -> str:
-    """Makes what is missing of the runs, `jobs` of them at a time, then the table; returns a line of result.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Which runs there are: every arm that the questions need, once per seed, below one folder."""
 
-    `spec` and `overrides` are the config as the command line would give it.
+    questions: Sequence[Question]
+    seeds: Sequence[int]
+    out: Path
+    spec: str  # FILE.py[:VARIANT] of what all arms have in common
+    overrides: Sequence[tuple[str, str]]  # and what the command line changes in it
+    config_of: Callable[[Mapping[str, str]], Any]  # the common config with more values changed
+    command: str  # that makes the table again
+    name: str = "claims"  # of its files
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return needed(self.questions)
+
+    def refuse_overrides(self) -> None:
+        """Raises ValueError for an override of what the arms or the matrix decide: it would be lost in some runs."""
+        decided = {"seed"} | {name for arm in self.arms for name in arm.values}
+        if lost := sorted({name for name, _ in self.overrides} & decided):
+            raise ValueError(
+                f"--config.{lost[0]}: the claims vary this value themselves ({', '.join(lost)}); choose seeds by --seeds, arms by --only."
+            )
+
+    def finished(self, arm: Arm, seed: int) -> bool:
+        """Whether this run is there. Raises ValueError where what is there was made with another config."""
+        folder = _folder(self.out, arm.name, seed)
+        wanted = self.config_of({**{name: str(value) for name, value in arm.values.items()}, "seed": str(seed)}).to_dict()
+        if not (folder / "eval" / str(_last(arm, wanted)) / tables.SUMMARY).exists():
+            return False
+        saved = workdir.read_json(folder / "config.json")
+        if told := workdir.differences(saved, wanted, may_change=("data.path",)):
+            raise ValueError(f"{folder}: this run was made with another config ({told}); remove the folder, or choose another --out.")
+        return True
+
+
+def run(matrix: Matrix, *, config: Any, say: Say, jobs: int = 1) -> str:
+    """Makes what is missing of the runs, `jobs` of them at a time, then the table; returns a line of result.
 
     Raises RunFailed when a run fails: what runs beside it saves and stops, what was finished stays, and the same command goes on.
     """
+    matrix.refuse_overrides()
+    out = matrix.out
     with workdir.exclusive(out), signals.stop_flag() as stop_requested:
         data = assemble.data_folder(config, out, say=say)
-        arms = needed(questions)
-        waiting = [(arm, seed) for seed in seeds for arm in arms if not _finished(_folder(out, arm.name, seed), arm, config)]
-        say(f"{len(arms)} arms, {len(seeds)} seeds: {len(arms) * len(seeds) - len(waiting)} runs are there, {len(waiting)} to go")
-        given = [*overrides, f"--config.data.path={data.resolve()}"]
+        waiting = [(arm, seed) for seed in matrix.seeds for arm in matrix.arms if not matrix.finished(arm, seed)]
+        total = len(matrix.arms) * len(matrix.seeds)
+        say(f"{len(matrix.arms)} arms, {len(matrix.seeds)} seeds: {total - len(waiting)} runs are there, {len(waiting)} to go")
+        given = [*(f"--config.{name}={value}" for name, value in matrix.overrides), f"--config.data.path={data.resolve()}"]
         broken = threading.Event()
         stopping = lambda: stop_requested() or broken.is_set()  # noqa: E731
 
@@ -56,7 +93,7 @@ def run(
             if stopping():
                 return None
             try:
-                cost = _attempt(arm, seed, spec=spec, overrides=given, out=out, stop_requested=stopping)
+                cost = _attempt(arm, seed, spec=matrix.spec, overrides=given, out=out, stop_requested=stopping)
             except BaseException:
                 broken.set()
                 raise
@@ -68,25 +105,22 @@ def run(
                     say(f"{number + 1} of {len(waiting)}: {told}")
         if stop_requested():
             return "stopped; the same command goes on."
-        return f"table: {write_table(questions, seeds, config=config, out=out, made_by=command(spec, overrides))}"
+        return f"table: {write_table(matrix)}"
 
 
-def write_table(questions: Sequence[Question], seeds: Sequence[int], *, config, out: Path, made_by: str) -> Path:
-    """The table of what has been run. Raises ValueError where a run is missing."""
-    outcomes = {(arm.name, seed): _outcome(out, arm, seed, config) for arm in needed(questions) for seed in seeds}
-    return table.write(out, table.make(questions, seeds, outcomes), command=made_by)
+def write_table(matrix: Matrix) -> Path:
+    """The table of what has been run. Raises ValueError where a run is missing, or was made with another config."""
+    outcomes = {(arm.name, seed): _outcome(matrix, arm, seed) for arm in matrix.arms for seed in matrix.seeds}
+    made = table.make(matrix.questions, matrix.seeds, outcomes)
+    return table.write(matrix.out, made, command=matrix.command, name=matrix.name)
 
 
 def _folder(out: Path, arm: str, seed: int) -> Path:
     return out / "runs" / arm / str(seed)
 
 
-def _last(arm: Arm, config) -> int:
-    return config.loop.steps if arm.trains else 0
-
-
-def _finished(folder: Path, arm: Arm, config) -> bool:
-    return (folder / "eval" / str(_last(arm, config)) / tables.SUMMARY).exists()
+def _last(arm: Arm, config: Mapping[str, Any]) -> int:
+    return config["loop"]["steps"] if arm.trains else 0
 
 
 def _attempt(
@@ -126,28 +160,23 @@ def _wait(child: subprocess.Popen, stop_requested: Callable[[], bool]) -> tuple[
 
 
 def _add_cost(folder: Path, **spent: float) -> dict[str, float]:
-    path = folder / "cost.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
+    path = folder / COST
+    before = workdir.read_json(path) if path.exists() else {}
     cost = {name: before.get(name, 0.0) + value for name, value in spent.items()}
-    workdir.write_json(path, cost)
+    workdir.write_json(path, cost | {"machine": table.machine()})
     return cost
 
 
-def _outcome(out: Path, arm: Arm, seed: int, config) -> table.Outcome:
-    folder = _folder(out, arm.name, seed)
-    if not _finished(folder, arm, config):
+def _outcome(matrix: Matrix, arm: Arm, seed: int) -> table.Outcome:
+    folder = _folder(matrix.out, arm.name, seed)
+    if not matrix.finished(arm, seed):
         raise ValueError(f"{folder}: this run is not finished; run the claims command again without --table.")
-    settings = json.loads((folder / "config.json").read_text())
-    pictures = settings["data"]["sessions"] * settings["data"]["group"] * settings["rollout"]["turns"] * _last(arm, config)
-    cost = json.loads((folder / "cost.json").read_text())
+    settings = workdir.read_json(folder / "config.json")
+    last = _last(arm, settings)
+    versions = workdir.read_json(folder / "versions.json")
     return table.Outcome(
-        records=tables.read(folder / "eval" / str(_last(arm, config)) / tables.SCORES),
-        pictures=pictures,
-        minutes=cost["minutes"],
-        cpu_minutes=cost["cpu_minutes"],
+        records=tables.read(folder / "eval" / str(last) / tables.SCORES),
+        pictures=settings["data"]["sessions"] * settings["data"]["group"] * settings["rollout"]["turns"] * last,
+        versions={name: version for name, version in versions.items() if name != "earlier"},
+        **(workdir.read_json(folder / COST) if (folder / COST).exists() else {}),  # a run that outlived its parent was not counted
     )
-
-
-def command(spec: str, overrides: Sequence[str]) -> str:
-    """How to make the table again."""
-    return " ".join(["python -m editr2_jax claims --out=DIR", f"--config={spec}", *overrides])

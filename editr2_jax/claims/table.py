@@ -3,8 +3,9 @@
     difference = mean over seeds s and dialogues i of  r[arm, s, i] - r[against, s, i]
 
 Its interval comes from a bootstrap that draws seeds and dialogues, both with replacement: a training run is one draw of its seed, so more
-dialogues alone do not make a difference certain. Source: multi-way bootstrap, Owen 2007. An arm counts as better or worse when the interval
-leaves out zero and every seed agrees in sign; otherwise nothing was seen, and half the interval's width says how much could have been.
+dialogues alone do not make a difference certain. Few seeds drawn with replacement spread too little, so an arm counts as better or worse
+only where a t interval over the means of the seeds leaves out zero as well. Otherwise nothing was seen, and the interval's farther end says
+how much could have been. Sources: multi-way bootstrap, Owen 2007; Student's t.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import html
+import math
 import os
 import platform
 import re
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
 
 from editr2_jax.claims.questions import Question
@@ -35,8 +38,10 @@ class Outcome:
 
     records: Sequence[tables.Record]  # its held-out scores
     pictures: int  # sampled in training
-    minutes: float  # by the clock, compilation and evaluation included
-    cpu_minutes: float  # of processor time: what it takes whatever else runs on the machine
+    minutes: float = math.nan  # by the clock, compilation and evaluation included; NaN: nobody counted
+    cpu_minutes: float = math.nan  # of processor time: what it takes whatever else runs on the machine
+    machine: str = ""  # that it ran on
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def make(questions: Sequence[Question], seeds: Sequence[int], outcomes: Mapping[tuple[str, int], Outcome]) -> dict[str, Any]:
@@ -50,6 +55,8 @@ def make(questions: Sequence[Question], seeds: Sequence[int], outcomes: Mapping[
         "seeds": list(seeds),
         "dialogues": len(sessions),
         "arms": {name: _arm(name, seeds, grids, outcomes) for name in arms},
+        "machines": sorted({outcome.machine for outcome in outcomes.values()} - {""}),
+        "versions": _versions([outcome.versions for outcome in outcomes.values() if outcome.versions]),
         "questions": [
             {
                 "name": q.name,
@@ -71,16 +78,21 @@ def _arm(name: str, seeds: Sequence[int], grids: Mapping, outcomes: Mapping) -> 
         "scores": {column: float(np.nanmean([grid.values[column] for grid in runs])) for column in COLUMNS if column in runs[0].values},
         "last_turn_if": float(np.nanmean([grid.values["if"][:, -1] for grid in runs])) if "if" in runs[0].values else None,
         "pictures": outcomes[name, seeds[0]].pictures,
-        "minutes": float(np.mean([outcomes[name, seed].minutes for seed in seeds])),
-        "cpu_minutes": float(np.mean([outcomes[name, seed].cpu_minutes for seed in seeds])),
+        **{cost: [getattr(outcomes[name, seed], cost) for seed in seeds] for cost in ("minutes", "cpu_minutes")},
     }
+
+
+def _versions(found: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What all runs were made with; where they differ, every version."""
+    names = sorted({name for versions in found for name in versions})
+    return {name: " or ".join(sorted({versions.get(name, "unknown") for versions in found})) for name in names}
 
 
 def _row(arm: str, question: Question, seeds: Sequence[int], grids: Mapping) -> dict[str, Any]:
     gap = np.stack([grids[arm, seed].session_rewards - grids[question.against, seed].session_rewards for seed in seeds])
     mean, low, high = two_way_interval(gap)
     by_seed = [float(np.nanmean(row)) for row in gap]
-    seen = int(np.sign(mean)) if low * high > 0 and all(value * mean > 0 for value in by_seed) else 0
+    seen = int(np.sign(mean)) if low * high > 0 and abs(mean) > t_reach(by_seed) else 0
     expected = question.expected.get(arm)
     return {"arm": arm, "mean": mean, "low": low, "high": high, "by_seed": by_seed, "seen": seen, "expected": expected}
 
@@ -99,17 +111,24 @@ def two_way_interval(
     return float(total.sum() / max(known.sum(), 1)), float(low), float(high)
 
 
-def write(out: Path, made: Mapping[str, Any], *, command: str) -> Path:
-    """claims.json, claims.md and claims.svg; returns the path of the Markdown."""
-    made = {**made, "command": command, "date": f"{datetime.date.today()}", "machine": machine(), "versions": workdir.versions()}
-    workdir.write_json(out / "claims.json", tables.plain(made))
-    workdir.replace_text(out / "claims.svg", plot(made))
-    workdir.replace_text(out / "claims.md", markdown(made))
-    return out / "claims.md"
+def t_reach(by_seed: Sequence[float], *, level: float = statistics.LEVEL) -> float:
+    """Half the width of Student's interval over the means of the seeds; one seed says nothing of others."""
+    if len(by_seed) < 2:
+        return math.inf
+    return float(scipy.stats.t.ppf((1 + level) / 2, len(by_seed) - 1) * np.std(by_seed, ddof=1) / math.sqrt(len(by_seed)))
+
+
+def write(out: Path, made: Mapping[str, Any], *, command: str, name: str = "claims") -> Path:
+    """NAME.json, NAME.md and NAME.svg; returns the path of the Markdown."""
+    made = {**made, "command": command, "date": f"{datetime.date.today()}", "plot": f"{name}.svg"}
+    workdir.write_json(out / f"{name}.json", tables.plain(made))
+    workdir.replace_text(out / f"{name}.svg", plot(made))
+    workdir.replace_text(out / f"{name}.md", markdown(made))
+    return out / f"{name}.md"
 
 
 def machine() -> str:
-    """What the runs ran on."""
+    """This one: processors and operating system."""
     told = Path("/proc/cpuinfo")  # of Linux; elsewhere the platform knows more than an architecture
     names = re.findall(r"^model name\s*: (.+)$", told.read_text(), re.MULTILINE) if told.exists() else []
     return f"{os.cpu_count()} x {names[0] if names else platform.processor() or platform.machine()}, {platform.system()}"
@@ -118,7 +137,7 @@ def machine() -> str:
 def verdict(row: Mapping[str, Any]) -> str:
     """A row's result in words."""
     if not row["seen"]:
-        return f"nothing seen (below {max(row['high'] - row['mean'], row['mean'] - row['low']):.3f})"
+        return f"nothing seen (at most {max(abs(row['low']), abs(row['high'])):.3f})"
     told = "better" if row["seen"] > 0 else "worse"
     if row["expected"] is None:
         return told
@@ -128,17 +147,20 @@ def verdict(row: Mapping[str, Any]) -> str:
 def markdown(made: Mapping[str, Any]) -> str:
     """The table for people."""
     seeds, arms = made["seeds"], made["arms"]
-    total, busy = (sum(arm[cost] * len(seeds) for arm in arms.values()) for cost in ("minutes", "cpu_minutes"))
+    total, busy = (float(np.nansum([arm[cost] for arm in arms.values()])) for cost in ("minutes", "cpu_minutes"))
+    compared = sum(len(question["rows"]) for question in made["questions"])
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     lines = [
         "# Claims on the embedded world",
         "",
         f"`{made['command']}`  ",
-        f"{made['date']}; {made['machine']}; {', '.join(f'{name} {version}' for name, version in sorted(made['versions'].items()))}.  ",
+        f"{'; '.join([made['date'], *made['machines'], versions])}.  ",
         f"Training seeds: {', '.join(map(str, seeds))}; {made['dialogues']} held-out dialogues. The runs took {total:.0f} minutes by the "
         f"clock, added up, and {busy:.0f} minutes of processor time. Differences of the mean session reward, 95 % bootstrap interval over "
-        "seeds and dialogues.",
+        "seeds and dialogues. An arm is called better or worse where Student's interval over the seeds leaves out zero as well; of "
+        f"{compared} comparisons, one in twenty may be called so by chance. Costs are medians over the seeds.",
         "",
-        "![differences](claims.svg)",
+        f"![differences]({made['plot']})",
     ]
     for question in made["questions"]:
         lines += ["", f"## {question['asks']}", "", f"Claimed: {question['claimed']}", "", _head(seeds), "|" + " --- |" * 10]
@@ -149,7 +171,8 @@ def markdown(made: Mapping[str, Any]) -> str:
 
 def _head(seeds: Sequence[int]) -> str:
     by_seed = " ".join(map(str, seeds))
-    return f"| arm | reward | difference | seeds {by_seed} | IF of the last turn | CC | pictures | minutes | cpu-minutes | result |"
+    costs = "pictures in training | minutes | cpu-minutes"
+    return f"| arm | reward | difference | seeds {by_seed} | IF of the last turn | CC | {costs} | result |"
 
 
 def _line(name: str, row: Mapping[str, Any] | None, arms: Mapping[str, Any], seeds: Sequence[int]) -> str:
@@ -161,8 +184,7 @@ def _line(name: str, row: Mapping[str, Any] | None, arms: Mapping[str, Any], see
         f"{arm['last_turn_if']:.3f}",
         f"{arm['scores']['cc']:.3f}",
         f"{arm['pictures']}",
-        f"{arm['minutes']:.1f}",
-        f"{arm['cpu_minutes']:.1f}",
+        *(f"{np.nanmedian(arm[cost]):.1f}" if np.isfinite(arm[cost]).any() else "" for cost in ("minutes", "cpu_minutes")),
     ]
     return "| " + " | ".join([name, f"{arm['reward']:.3f}", *told, *numbers, "" if row is None else verdict(row)]) + " |"
 

@@ -41,13 +41,28 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--seeds is {args.seeds}; give at least 1, and 3 for an interval that means something.")
     if args.jobs < 1:
         raise ValueError(f"--jobs is {args.jobs}; give at least 1.")
-    config = common.load_config(args.config, overrides)
-    given = [f"--config.{name}={value}" for name, value in overrides]
-    out, seeds = Path(args.out).expanduser(), range(args.seeds)
+    out = Path(args.out).expanduser()
+    matrix = run.Matrix(
+        questions=chosen,
+        seeds=range(args.seeds),
+        out=out,
+        spec=args.config,
+        overrides=overrides,
+        config_of=lambda more: common.load_config(args.config, [*overrides, *more.items()]),
+        command=_command(args, overrides),
+        name="claims_some" if args.only else "claims",  # the whole table is not lost to a part of it
+    )
     if args.table:
-        print(f"table: {run.write_table(chosen, seeds, config=config, out=out, made_by=run.command(args.config, given))}")
+        print(f"table: {run.write_table(matrix)}")
         return 0
     out.mkdir(parents=True, exist_ok=True)
     say = lambda text: print(text, flush=True)  # noqa: E731
-    print(run.run(chosen, seeds, spec=args.config, config=config, overrides=given, out=out, say=say, jobs=args.jobs))
+    print(run.run(matrix, config=common.load_config(args.config, overrides), say=say, jobs=args.jobs))
     return 0
+
+
+def _command(args, overrides: list[tuple[str, str]]) -> str:
+    """What makes the table again."""
+    given = [f"--only={args.only}"] if args.only else []
+    given += [f"--seeds={args.seeds}", f"--config={args.config}", *(f"--config.{name}={value}" for name, value in overrides)]
+    return " ".join(["python -m editr2_jax claims --out=DIR", *given])

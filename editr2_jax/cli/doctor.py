@@ -27,6 +27,10 @@ def main(argv: list[str]) -> int:
     if out and not out.parent.is_dir():
         raise ValueError(f"--json={args.json}: there is no folder {out.parent}; make it first.")
     run = Path(args.workdir).expanduser() if args.workdir else None
+    if run and args.config and not (run / "config.json").exists():
+        raise ValueError(
+            f"--workdir={args.workdir}: no run has started there (it has no config.json); leave it out for an untrained model."
+        )
     config = common.load_config(args.config, overrides) if args.config else common.saved_config(run)
     for name, value in () if args.config else overrides:
         common.override(config, name, value)

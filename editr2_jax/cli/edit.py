@@ -17,7 +17,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--say", required=True, action="append", metavar="TEXT", help="an instruction; give one --say per turn, in order")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the pictures go; made if needed")
     parser.add_argument("--run", metavar="DIR", help="a training run, whose last checkpoint and config are used")
-    parser.add_argument("--config", default=None, metavar="FILE.py[:VARIANT]", help="how to draw; by default the preset or the run's own")
+    parser.add_argument(
+        "--config", default=None, metavar="FILE.py[:VARIANT]", help="how to draw; by default that of the shipped base, or the run's own"
+    )
     parser.add_argument("--checkpoint", metavar="DIR", help="a checkpoint folder, or the name of a shipped one")
     parser.add_argument("--seed", type=int, default=0, help="of the initial noise")
     overrides, rest = common.split_overrides(argv)
@@ -27,7 +29,7 @@ def main(argv: list[str]) -> int:
     if args.config:
         config = common.load_config(args.config)
     else:
-        config = common.saved_config(args.run) if args.run else presets.edit_r2().lock()
+        config = common.saved_config(args.run) if args.run else presets.tabletop(presets.edit_r2()).lock()
     for name, value in overrides:
         common.override(config, name, value)
     run = Path(args.run).expanduser() if args.run else None

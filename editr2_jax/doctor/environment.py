@@ -41,7 +41,8 @@ def environment(subject: Subject) -> Finding:
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """Packages that are of another version than the run began with."""
+    """Packages that are of another version than the run began with; what started it lately stands before its `earlier` starts."""
+    before = (before.get("earlier") or [before])[0]
     names = [name for name in now if name in before and before[name] != now[name]]
     return [f"{name} was {before[name]}, is {now[name]}" for name in names]
 

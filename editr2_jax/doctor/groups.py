@@ -79,7 +79,9 @@ def credit(subject: Subject) -> Finding:
         fail.append(f"every turn of the small batch earns {reward[known][0]:.3g}")
     elif metrics["advantage/zero_variance_share"] >= 1:
         warn.append("no pool of rewards has any spread, so every advantage of the small batch is 0")
-    agreement = follows(reward, made.image_advantage, made.image_mask, g) if subject.recipe.advantage.transform == "none" else None
+    settings = subject.recipe.advantage  # an advantage of another number than the turn's reward, or of the last turn's, may go against it
+    same = settings.transform == "none" and settings.aggregate in ("mean", "sum")
+    agreement = follows(reward, made.image_advantage, made.image_mask, g) if same else None
     if agreement is not None and agreement < 0:
         fail.append(f"advantages go against the rewards inside groups (correlation {agreement:.2f})")
     told = "-" if agreement is None else f"{agreement:.2f}"

@@ -104,11 +104,16 @@ def _alarms(run: Run, comparison: Mapping[str, Any] | None) -> tuple[list[Alarm]
     """(alarms, what kept them from being looked for)."""
     told = [evaluation.summary for evaluation in run.evaluations if evaluation.summary]
     try:
-        clip = run.config.get("objective", {}).get("image", {}).get("advantage_clip")
         statuses = told[-1].get("statuses") if told else None
-        return alarms.find(run.metrics, run.sessions, comparison, statuses=statuses, advantage_clip=clip), []
+        return alarms.find(run.metrics, run.sessions, comparison, statuses=statuses, advantage_clip=advantage_clip(run.config)), []
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         return [], [f"No alarms: a record is not in the expected format ({type(error).__name__}: {error})."]
+
+
+def advantage_clip(config: Mapping[str, Any]) -> float | None:
+    """Where the image term of a run cuts advantages off; None where it does not."""
+    image = config.get("objective", {}).get("image", {})
+    return image.get(image.get("kind"), {}).get("advantage_clip") or None
 
 
 def _progress(run: Run, found: Sequence[Alarm]) -> str:

@@ -33,9 +33,10 @@ def result(run: Run, comparison: Mapping[str, Any] | None) -> str:
     tiles = [(column, _row(comparison["tables"]["subset"], "all").get(column)) for column in comparison["tables"]["subset"]["columns"]]
     shown = "".join(_tile(column, part) for column, part in tiles if column != "reward")
     gain = f'<span class="delta {html.tone(cell)}">{tables.signed(cell["mean"])}</span>'
+    dialogues = html.text(cell["sessions"])
     return f"""<div class="hero"><p class="quiet">mean session reward, step {scored[0]} → {scored[-1]}</p>
 <p class="figure">{cell["before"]:.3f} <span class="arrow">→</span> {cell["after"]:.3f} {gain}</p><p>{interval}</p>
-<p class="quiet">{cell["sessions"]} held-out dialogues, each played before and after; bootstrap over dialogues{left_out}.</p></div>
+<p class="quiet">{dialogues} held-out dialogues, each played before and after; bootstrap over dialogues{left_out}.</p></div>
 <div class="tiles">{shown}</div>"""
 
 
@@ -47,9 +48,10 @@ def _single_result(evaluations: Sequence[Evaluation]) -> str:
     if cell.get("mean") is None:
         return html.missing(f"The evaluation at step {told[0].step} has no reward.")
     spread = "" if cell["low"] is None else f" <span class='quiet'>[{cell['low']:.3f}, {cell['high']:.3f}]</span>"
+    dialogues = html.text(cell["sessions"])
     return f"""<div class="hero"><p class="quiet">mean session reward at step {told[0].step}</p>
 <p class="figure">{cell["mean"]:.3f}{spread}</p>
-<p class="quiet">{cell["sessions"]} held-out dialogues. A second evaluation of the same dialogues makes the comparison.</p></div>"""
+<p class="quiet">{dialogues} held-out dialogues. A second evaluation of the same dialogues makes the comparison.</p></div>"""
 
 
 def _verdict(cell: Mapping[str, Any]) -> str:
@@ -94,7 +96,7 @@ def _cell(cell: Mapping[str, Any] | None, reach: float) -> str:
     """One cell; reach: the largest |end of an interval| in the table, the scale of the small bars."""
     if not cell or cell["mean"] is None:
         return '<td class="none">–</td>'
-    count = f'<span class="n">n {cell["n"]}</span>'
+    count = f'<span class="n">n {html.text(cell["n"])}</span>'
     if "before" not in cell:
         spread = "" if cell["low"] is None else f"[{cell['low']:.3f}, {cell['high']:.3f}]"
         return f"<td><b>{cell['mean']:.3f}</b>{count}<br><small>{spread}</small></td>"

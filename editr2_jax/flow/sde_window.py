@@ -90,14 +90,16 @@ def slide(
     roll_back: bool,
     decay: float = 0.0,
     decay_from: int = 0,
+    to_the_end: bool = False,
 ) -> int:
     """Where a sliding window starts at an iteration, counted from 0; never beyond last_start.
 
+    A last move that would go too far is cut short where the window stays there, and with `to_the_end` also where it rolls back.
     With last_start = N - 2 in place of last - size, and steps from there on cut off, this is MixGRPO's schedule, also its `exp_decay`.
     """
     places = list(range(first, last_start + 1, stride)) if stride else [first]
-    if stride and not roll_back and places[-1] < last_start:
-        places.append(last_start)  # the last move is cut short
+    if stride and (to_the_end or not roll_back) and places[-1] < last_start:
+        places.append(last_start)
     stay = np.ceil(period * np.exp(-decay * np.maximum(0, np.array(places) - decay_from))).astype(int)
     leave = np.cumsum(stay)  # iterations at which the window moves on
     passed = np.searchsorted(leave, iteration % leave[-1] if roll_back else iteration, side="right")
@@ -137,6 +139,7 @@ def _place(window: WindowConfig, iteration: int | None) -> int:
         roll_back=window.roll_back,
         decay=window.decay,
         decay_from=window.decay_from,
+        to_the_end=True,
     )
 
 

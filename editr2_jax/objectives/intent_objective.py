@@ -45,6 +45,11 @@ class IntentObjectiveConfig:
         for name, known in (("kl", KL_FORMS), ("reduction", reductions.REDUCTIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"IntentObjectiveConfig.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")
+        if min(self.weight, self.kl_weight) < 0 or not (self.mismatch_cap == 0 or self.mismatch_cap >= 1):
+            raise ValueError(
+                f"IntentObjectiveConfig: weight {self.weight}, kl_weight {self.kl_weight}, mismatch_cap {self.mismatch_cap}; "
+                "no weight may be below 0, and a cap is 0 (none) or at least 1."
+            )
 
     @property
     def objective(self) -> ModuleType:

@@ -75,9 +75,10 @@ def gradients(
 ) -> tuple[Any, Float[Array, ""], dict[str, Array]]:
     """Gradient of a chunk's loss with respect to `trainable`, the loss, and metrics; `policy_of` makes the model of some `trainable`.
 
-    `rollouts` is n, so chunks of one update add up. `reference` may be None where no term needs it. `behaviour` is the trainable part of
-    the policy that played; None says that it is `trainable` itself, which spares a pass. Each pass is differentiated on its own and added
-    up: the gradient of the whole scan would be the same, but would run every pass forward twice.
+    `rollouts` is n, of all chunks of an update, so that they add up; where chunks have unequal turns, the others' are counted in turns of
+    this one, and every turn of the update weighs the same. `reference` may be None where no term needs it. `behaviour` is the trainable
+    part of the policy that played; None says that it is `trainable` itself, which spares a pass. Each pass is differentiated on its own and
+    added up: the gradient of the whole scan would be the same, but would run every pass forward twice.
     """
     turns = played.step.shape[1]
     total, metrics, summed = jnp.float32(0), {}, jax.tree.map(jnp.zeros_like, trainable)
@@ -220,7 +221,7 @@ def _path(played: Played, lesson: Lesson, turn, slot, config: ImageObjectiveConf
     fold = lambda keys, number: jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)  # noqa: E731
     keys = fold(lesson.group_keys if shared else lesson.member_keys, turn)
     grid, mask = policy.flow.grid(played.clean.shape[2]), lesson.image_mask[:, turn]
-    times = training_times.draw(fold(keys, 0), grid, count=config.draws, times=config.times, shift=policy.flow.shift)
+    times = training_times.draw(fold(keys, 0), grid, count=config.draws, times=config.times, shift=policy.flow.pull(played.clean.shape[2]))
     clean, advantage, reward = _behind(mask, (played.clean[:, turn], lesson.image_advantage[:, turn], lesson.reward[:, turn]))
     noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:], clean.dtype))(fold(keys, 1 + slot))
     return Path(clean=clean, noise=noise, t=times[:, slot], advantage=advantage, reward=reward, mask=mask, group=played.script.group)

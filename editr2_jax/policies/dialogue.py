@@ -30,6 +30,10 @@ class PolicyConfig:
     temperature: float = 0.7  # of the intent's tokens
     slots: Slots = Slots()
 
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(f"PolicyConfig.temperature is {self.temperature}; give a positive number (evaluation writes greedily anyway).")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)

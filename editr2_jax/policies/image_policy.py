@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from editr2_jax.flow import denoise, guidance, kernels, rectified_flow, timesteps, transition
@@ -58,6 +59,10 @@ class FlowConfig:
     def branches(self) -> int:
         """Guidance branches that have to run: 1 without text guidance, 2 without image guidance."""
         return 1 + sum(guidance.branches(self.text_scale, self.image_scale))
+
+    def pull(self, tokens: int) -> float:
+        """s of the shift s u / (1 + (s - 1) u) that the schedule of L `tokens` bends time by."""
+        return float(np.exp(timesteps.exponent(tokens))) if self.schedule == "dynamic" else self.shift
 
     def grid(self, tokens: int | None = None) -> Float[Array, "S+1"]:
         """Times from 1 (noise) to 0 (picture). The dynamic schedule depends on L, `tokens`, and raises ValueError where it is missing."""

@@ -28,6 +28,15 @@ class Surrogate(NamedTuple):
     below: Bool[Array, "*shape"]  # ratio beyond 1 - clip_low
 
 
+def refuse_settings(*, clip_low: float, clip_high: float, advantage_clip: float = 0.0, dual_clip: float = 0.0) -> None:
+    """Raises ValueError for settings that no surrogate has, when a config is made. For the last two, 0 stands for none."""
+    if min(clip_low, clip_high, advantage_clip) < 0 or not (dual_clip == 0 or dual_clip > 1):
+        raise ValueError(
+            f"clip_low {clip_low}, clip_high {clip_high}, advantage_clip {advantage_clip}, dual_clip {dual_clip}: a clip is not below 0, "
+            "and a dual clip is 0 (none) or greater than 1."
+        )
+
+
 def surrogate(
     log_prob: Float[Array, "*shape"],
     old_log_prob: Float[Array, "*shape"],

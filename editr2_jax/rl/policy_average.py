@@ -41,8 +41,11 @@ class Schedule:
             raise ValueError(f"the schedule of an average is {self.kind!r}; choose off, {', '.join(_DECAYS)}.")
         if self.clock not in CLOCKS:
             raise ValueError(f"the clock of an average is {self.clock!r}; choose one of {', '.join(CLOCKS)}.")
-        if not 0 <= self.decay <= 1 or not 0 <= self.initial <= 1:
-            raise ValueError(f"an average decays by {self.initial} to {self.decay}; both must lie in [0, 1].")
+        if not all(0 <= value <= 1 for value in (self.decay, self.initial, self.cap)) or self.rate < 0:
+            raise ValueError(
+                f"an average decays by {self.initial} to {self.decay}, at most by {self.cap}, at a rate of {self.rate}; "
+                "the first three lie in [0, 1], and no rate is below 0."
+            )
 
     def at(self, count: int) -> float:
         """The decay after `count` ticks of the clock."""

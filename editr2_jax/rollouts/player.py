@@ -49,6 +49,8 @@ class RolloutConfig:
         flow, window = self.policy.flow, self.window
         if self.noise not in NOISES:
             raise ValueError(f"RolloutConfig.noise is {self.noise!r}; choose one of {', '.join(NOISES)}.")
+        if self.turns < 1:
+            raise ValueError(f"RolloutConfig.turns is {self.turns}; play at least 1.")
         if not window.count:
             return
         if window.last > flow.steps:

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -81,18 +82,26 @@ def claim(directory: Path, config: Mapping[str, Any], *, may_change: Collection[
     before = _flat(read_json(path)) if path.exists() else now
     if not any(_holds_something(directory / name) for name in _MADE):
         before = now
-    absent = "absent"
-    differing = [
-        name for name in sorted(before.keys() | now.keys()) if before.get(name, absent) != now.get(name, absent) and name not in may_change
-    ]
-    if differing:
-        shown = "; ".join(f"{name} was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in differing[:8])
-        more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
+    if told := _differences(before, now, may_change):
         raise ValueError(
-            f"{path}: this workdir belongs to another config ({shown}{more}); choose another --workdir, or start it with its own config."
+            f"{path}: this workdir belongs to another config ({told}); choose another --workdir, or start it with its own config."
         )
     write_json(path, config)
     _note_versions(directory / "versions.json")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, may_change: Collection[str] = ()) -> str:
+    """Which values of two configs differ, in words; empty where none does. What an older config does not have yet is no difference."""
+    old, new = (_flat(json.loads(_canonical(config))) for config in (before, now))
+    return _differences(old, {name: value for name, value in new.items() if name in old}, may_change)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str]) -> str:
+    absent = "absent"
+    names = sorted(before.keys() | now.keys())
+    differing = [name for name in names if before.get(name, absent) != now.get(name, absent) and name not in may_change]
+    shown = "; ".join(f"{name} was {before.get(name, absent)!r}, is {now.get(name, absent)!r}" for name in differing[:8])
+    return shown + (f"; and {len(differing) - 8} more" if len(differing) > 8 else "")
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
@@ -101,12 +110,23 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python, the platform and the packages that decide what a run computes. Imports none of them."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    """Python, the platform and the packages that decide what a run computes, and the commit of a checkout. Imports none of them."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), **_commit()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def _commit() -> dict[str, str]:
+    """The commit that the package runs from, "+" behind it where files were changed since; nothing outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return {}
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return {"commit": subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()}
+    return {}
 
 
 def read_json(path: Path) -> Any:

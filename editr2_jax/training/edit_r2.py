@@ -40,6 +40,11 @@ class StepConfig:
     image_tolerance: float = 1e-4  # largest |log ratio| of a fresh rollout's denoising steps
     intent_tolerance: float = 1e-3  # and of its tokens, between decoding one by one and the teacher-forced pass
 
+    def __post_init__(self):
+        for name in ("updates", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"StepConfig.{name} is {getattr(self, name)}; give at least 1.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRecord:

@@ -82,8 +82,10 @@ class AdvantageConfig:
                 f"AdvantageConfig.aggregate is {self.aggregate!r} but grouping is {self.grouping!r}, which keeps the turns apart; "
                 "set grouping=trajectory or aggregate=mean."
             )
-        if self.aggregate == "geomean" and self.transform == "improvement":
-            raise ValueError("AdvantageConfig.aggregate is 'geomean', but an improvement may be negative; choose another aggregate.")
+        if self.aggregate in ("geomean", "product") and self.transform == "improvement":
+            raise ValueError(
+                f"AdvantageConfig.aggregate is {self.aggregate!r}, but an improvement may be negative; choose another aggregate."
+            )
         if self.fusion_form == "gdpo" and self.fusion != "advantage":
             raise ValueError("AdvantageConfig.fusion_form is 'gdpo', which standardises fused advantages; set fusion=advantage.")
 

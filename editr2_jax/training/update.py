@@ -45,9 +45,13 @@ class Chunk:
         return self.played.step.shape[0]
 
     @property
+    def turns(self) -> int:
+        return self.played.step.shape[1]
+
+    @property
     def tokens(self) -> np.ndarray:
         """Tokens that teach, [B, T]."""
-        teaches = self.credit.text_mask[:, : self.played.step.shape[1]]
+        teaches = self.credit.text_mask[:, : self.turns]
         return np.where(teaches, np.asarray(self.played.intent_count), 0)
 
 
@@ -126,16 +130,15 @@ class Updater:
 
         `behaviour` is the trainable part of the policy that played, where the objective needs it; None says that `weights` played.
         """
-        rollouts = jnp.float32(sum(chunk.rows for chunk in update))
+        turns_in_all = sum(chunk.rows * chunk.turns for chunk in update)
         gradients, total, parts, divergence = None, 0.0, [], {}
         for chunk, weight in zip(update, self._token_weights(update), strict=True):
             taught = lesson(chunk, *old[id(chunk)], weight, key=key, mismatch_cap=self.objective.intent.mismatch_cap)
-            one, value, part = self._gradients(weights, behaviour, chunk.played, taught, rollouts)
+            one, value, part = self._gradients(weights, behaviour, chunk.played, taught, jnp.float32(turns_in_all / chunk.turns))
             gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)
             total, parts = total + float(value), [*parts, part]
             if (by_row := part.get(f"image/kl{joint_objective.ROWS}")) is not None:
-                turns = chunk.played.step.shape[1]
-                divergence[id(chunk)] = np.asarray(by_row).reshape(turns, -1, chunk.rows).mean(axis=1).T
+                divergence[id(chunk)] = np.asarray(by_row).reshape(chunk.turns, -1, chunk.rows).mean(axis=1).T
         return Slope(gradients, total, joint_objective.summarise(parts), divergence)
 
     def _behaviour(self, state: TrainState, updates: int) -> Any:
@@ -145,18 +148,13 @@ class Updater:
         return jax.tree.map(jnp.copy, state.plays)
 
     def _token_weights(self, update: Sequence[Chunk]) -> list[Float[np.ndarray, "B T"]]:
-        """The reduction over tokens as a weight per row of every chunk: it may depend on all rows of the update that teach."""
+        """The reduction over tokens as a weight per row of every chunk: it may depend on all rows of the update, also on empty ones."""
         counts = [chunk.tokens[:, 1:].reshape(-1) for chunk in update]
         teaching = np.concatenate(counts)
         slots = update[0].played.intent.shape[2]
-        given = np.zeros(len(teaching), np.float32)
-        if (some := teaching > 0).any():
-            given[some] = reductions.row_weights(teaching[some], reduction=self.objective.intent.reduction, slots=slots)
+        given = reductions.row_weights(teaching, reduction=self.objective.intent.reduction, slots=slots).astype(np.float32)
         parts = np.split(given, np.cumsum([len(count) for count in counts])[:-1])
-        return [
-            np.pad(part.reshape(chunk.rows, chunk.played.step.shape[1] - 1), ((0, 0), (1, 0)))
-            for part, chunk in zip(parts, update, strict=True)
-        ]
+        return [np.pad(part.reshape(chunk.rows, chunk.turns - 1), ((0, 0), (1, 0))) for part, chunk in zip(parts, update, strict=True)]
 
 
 def lesson(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from editr2_jax.claims import questions, run
 
-CONFIG = ConfigDict({"data": {"path": "somewhere"}, "loop": {"steps": 2}})
+CONFIG = {"data": {"path": "somewhere", "sessions": 8, "group": 8}, "rollout": {"turns": 3}, "loop": {"steps": 2}, "seed": 0}
 
 STAND_IN = """
 import json, pathlib, sys
@@ -25,8 +25,9 @@ record = {"session": "d", "subset": "plain", "turn": 0, "task_type": "subject_ad
           "status": {"if": "ok", "cc": "ok"}, "reward": 0.5}
 (last / "scores.jsonl").write_text(json.dumps(record) + "\\n" + json.dumps(record | {"session": "e"}) + "\\n")
 (last / "summary.json").write_text("{}")
-settings = {"data": {"sessions": 8, "group": 8}, "rollout": {"turns": 3}}
-(folder / "config.json").write_text(json.dumps(settings))
+settings = {"data": {"path": flags["config.data.path"], "sessions": 8, "group": 8}, "rollout": {"turns": 3}, "loop": {"steps": 2}}
+(folder / "config.json").write_text(json.dumps(settings | {"seed": int(flags["config.seed"])}))
+(folder / "versions.json").write_text(json.dumps({"jax": "1.2.3", "earlier": [{"jax": "1.2"}]}))
 """
 
 
@@ -41,10 +42,25 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(run.sys, "executable", str(interpreter))
 
 
-def ask(out, *, overrides=(), jobs=1):
+def matrix(out, *, overrides=(), **more):
+    def config_of(values):
+        return ConfigDict(CONFIG | {"seed": int(values["seed"])} | more)
+
+    chosen = questions.chosen(["learning"])
+    return run.Matrix(
+        questions=chosen,
+        seeds=(0, 1),
+        out=out,
+        spec="some.py",
+        overrides=overrides,
+        config_of=config_of,
+        command="python -m editr2_jax claims",
+    )
+
+
+def ask(out, *, overrides=(), jobs=1, **more):
     said = []
-    asked = questions.chosen(["learning"])
-    result = run.run(asked, (0, 1), spec="some.py", config=CONFIG, overrides=list(overrides), out=out, say=said.append, jobs=jobs)
+    result = run.run(matrix(out, overrides=overrides, **more), config=ConfigDict(CONFIG), say=said.append, jobs=jobs)
     return result, said
 
 
@@ -75,15 +91,41 @@ def test_a_run_that_breaks_is_told_with_its_log_and_goes_on_by_the_same_command(
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(run.RunFailed, match=r"untrained, seed 0: exit status 1; see .*runs/untrained/0.log. The command was: .*evaluate"):
-        ask(out, overrides=["--config.break=yes"])
+        ask(out, overrides=[("break", "yes")])
     assert "broken" in (out / "runs" / "untrained" / "0.log").read_text()
     for _ in range(3):
         with pytest.raises(run.RunFailed):
-            ask(out, overrides=["--config.break=yes"])
-    result, _ = ask(out, overrides=["--config.break=yes"])
+            ask(out, overrides=[("break", "yes")])
+    result, _ = ask(out, overrides=[("break", "yes")])
     assert result.startswith("table")
 
 
 def test_a_table_of_missing_runs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="this run is not finished; run the claims command again without --table"):
-        run.write_table(questions.chosen(["learning"]), (0,), config=CONFIG, out=tmp_path, made_by="")
+        run.write_table(matrix(tmp_path))
+
+
+def test_a_run_of_another_config_is_neither_used_nor_made_anew(command, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    ask(out)
+    with pytest.raises(
+        ValueError, match=r"untrained/0: this run was made with another config \(rollout.turns was 3, is 2\); remove the folder"
+    ):
+        ask(out, rollout={"turns": 2})
+    result, _ = ask(out, newer={"key": 1})  # that the runs did not have yet
+    assert result.startswith("table")
+
+
+def test_what_the_claims_vary_themselves_cannot_be_overridden(tmp_path):
+    with pytest.raises(ValueError, match="--config.seed: the claims vary this value themselves"):
+        ask(tmp_path, overrides=[("seed", "3")])
+
+
+def test_a_run_whose_cost_nobody_counted_is_in_the_table(command, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    ask(out)
+    (out / "runs" / "recommended" / "0" / run.COST).unlink()
+    made = run.write_table(matrix(out)).read_text()
+    assert "jax 1.2.3" in made and "nan" not in made

@@ -44,6 +44,7 @@ def made(gain):
         ((-0.1, -0.1, -0.1), -1, "worse: against the claim"),
         ((0.1, 0.1, -0.1), 0, "nothing seen"),
         ((0.0, 0.0, 0.0), 0, "nothing seen"),
+        ((0.02, 0.1, 0.2), 0, "nothing seen"),  # all of one sign, but three seeds so far apart say little
     ],
 )
 def test_a_difference_counts_when_its_interval_and_every_seed_agree(gain, seen, words):

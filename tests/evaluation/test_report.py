@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from editr2_jax import presets
 from editr2_jax.cli import report as verb
 from editr2_jax.evaluation import recorded_run, report, report_charts
 from tests.evaluation import fake_workdir
@@ -229,3 +230,10 @@ def test_the_verb_prints_the_result_and_where_the_page_is(finished, capsys):
 def test_a_workdir_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no such workdir"):
         verb.main([f"--workdir={tmp_path / 'nowhere'}"])
+
+
+@pytest.mark.parametrize(("kind", "clip"), [("grpo", 5.0), ("nft", 5.0), ("dppo", None)])
+def test_the_clip_of_advantages_is_that_of_the_chosen_objective(kind, clip):
+    config = presets.edit_r2()
+    config.objective.image.kind = kind
+    assert report.advantage_clip(config.to_dict()) == clip and report.advantage_clip({}) is None

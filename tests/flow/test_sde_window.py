@@ -43,10 +43,10 @@ def test_windows_by_hand():
 
 
 def test_a_large_stride_ends_where_the_window_still_fits():
-    """4 steps of 10: 0, 4, and then 6, the last start, where nothing rolls back."""
+    """4 steps of 10: 0, 4, and then 6, the last start; from there back where the window rolls back."""
     window = WindowConfig(kind="sliding", size=4, last=10, period=1, stride=4, roll_back=False)
     assert [int(drawn(window, 1, i)[0, 0]) for i in range(5)] == [0, 4, 6, 6, 6]
-    assert [int(drawn(dataclasses.replace(window, roll_back=True), 1, i)[0, 0]) for i in range(5)] == [0, 4, 0, 4, 0]
+    assert [int(drawn(dataclasses.replace(window, roll_back=True), 1, i)[0, 0]) for i in range(5)] == [0, 4, 6, 0, 4]
 
 
 def test_a_window_contains_its_steps_and_no_others():
@@ -145,8 +145,17 @@ def test_size_0_is_no_window_at_all(kind):
 
 
 def slid(case) -> np.ndarray:
-    """MixGRPO's starts by our function: its range ends at max_timesteps, itself a start, where windows are cut off."""
-    args = case.args
+    """MixGRPO's starts by our function, its class' defaults where an argument is not given.
+
+    Its range ends at max_timesteps, itself a start, where windows are cut off.
+    """
+    args = {
+        "roll_back": False,
+        "prog_overlap": False,
+        "prog_overlap_step": 1,
+        "exp_decay_k": 0.1,
+        "exp_decay_thre_timestep": 13,
+    } | case.args
     decay = {"decay": args["exp_decay_k"], "decay_from": args["exp_decay_thre_timestep"]} if args["sample_strategy"] == "exp_decay" else {}
     stride = args["prog_overlap_step"] if args["prog_overlap"] else args["group_size"]
     how = {"period": args["iters_per_group"], "stride": stride, "roll_back": args["roll_back"], **decay}

@@ -83,7 +83,7 @@ function tokensOf(tokens, colour) {
   const logProbs = tokens.map((token) => token[1]).filter(isNumber), ratios = tokens.map((token) => token[2]).filter(isNumber);
   const summary = `${tokens.length} tokens · mean log-prob ${fixed(mean(logProbs), 3)}` + (ratios.length ? ` · ratio ${fixed(Math.min(...ratios), 3)} to ${fixed(Math.max(...ratios), 3)}` : "");
   const readout = element("small", { class: "readout", "aria-live": "polite" }, summary);
-  const tell = (token) => { readout.textContent = `“${token[0]}” · log-prob ${fixed(token[1], 3)} · p ${fixed(Math.exp(token[1]), 3)}` + (isNumber(token[2]) ? ` · ratio ${fixed(token[2], 4)}` : ""); };
+  const tell = (token) => { readout.textContent = `“${token[0]}” · log-prob ${fixed(token[1], 3)}` + (isNumber(token[1]) ? ` · p ${fixed(Math.exp(token[1]), 3)}` : "") + (isNumber(token[2]) ? ` · ratio ${fixed(token[2], 4)}` : ""); };
   const spans = tokens.map((token, place) => element("span", {
     class: "token", style: tint(token, colour), tabindex: place ? "-1" : "0",
     onpointerenter: () => tell(token), onclick: () => tell(token), onfocus: () => tell(token),

@@ -19,13 +19,13 @@ from editr2_jax.rl import clipped_surrogate
 
 POINTS = Path
 NEEDS = ("old",)
-TINY, POWER = 1e-10, 0.25  # Flow-Factory's
-WEIGHTINGS = {
-    "uniform": lambda e, t: -e,
-    "t": lambda e, t: -e * t,
-    "t2": lambda e, t: -e * t**2,
-    "huber": lambda e, t: -t * (jnp.sqrt(e + TINY) - TINY**0.5),
-    "ghuber": lambda e, t: -t / POWER * ((e + TINY) ** POWER - TINY**POWER),
+TINY = 1e-10  # Flow-Factory's
+WEIGHTINGS = {  # of the error, the time, and p
+    "uniform": lambda e, t, p: -e,
+    "t": lambda e, t, p: -e * t,
+    "t2": lambda e, t, p: -e * t**2,
+    "huber": lambda e, t, p: -t * (jnp.sqrt(e + TINY) - TINY**0.5),
+    "ghuber": lambda e, t, p: -t / p * ((e + TINY) ** p - TINY**p),
 }
 
 
@@ -36,24 +36,28 @@ class Config:
     weighting: str = "uniform"  # a key of WEIGHTINGS
     clip_low: float = 1e-4
     clip_high: float = 1e-4
-    advantage_clip: float = 5.0
+    advantage_clip: float = 5.0  # 0 leaves the advantage as it is
+    power: float = 0.25  # p of ghuber
 
     def __post_init__(self):
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"awm: weighting is {self.weighting!r}; choose one of {', '.join(WEIGHTINGS)}.")
+        if self.weighting not in WEIGHTINGS or not self.power > 0:
+            raise ValueError(
+                f"awm: weighting {self.weighting!r}, power {self.power}; weighting is one of {', '.join(WEIGHTINGS)}, power is positive."
+            )
+        clipped_surrogate.refuse_settings(clip_low=self.clip_low, clip_high=self.clip_high, advantage_clip=self.advantage_clip)
 
 
-def pseudo_log_prob(v: Float[Array, "B ..."], target: Float[Array, "B ..."], t: Float[Array, "B"], weighting: str) -> Float[Array, "B"]:
+def pseudo_log_prob(v: Float[Array, "B ..."], target: Float[Array, "B ..."], t: Float[Array, "B"], config: Config) -> Float[Array, "B"]:
     """How well v fits the velocity of the path, as a log-probability."""
     error = jnp.square(v - target).reshape(len(t), -1).mean(axis=1)
-    return WEIGHTINGS[weighting](error, t)
+    return WEIGHTINGS[config.weighting](error, t, config.power)
 
 
 def loss(at: Path, v: Velocities, config: Config) -> Loss:
     """The surrogate of every row."""
-    new, old = (pseudo_log_prob(one, at.target, at.t, config.weighting) for one in (v.policy, v.old))
+    new, old = (pseudo_log_prob(one, at.target, at.t, config) for one in (v.policy, v.old))
     out = clipped_surrogate.surrogate(
         new, jax.lax.stop_gradient(old), at.advantage,
-        clip_low=config.clip_low, clip_high=config.clip_high, advantage_clip=config.advantage_clip,
+        clip_low=config.clip_low, clip_high=config.clip_high, advantage_clip=config.advantage_clip or None,
     )  # fmt: skip
     return Loss(out.loss, clipped_surrogate.statistics(out))

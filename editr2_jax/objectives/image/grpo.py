@@ -23,7 +23,10 @@ class Config:
 
     clip_low: float = 1e-5
     clip_high: float = 1e-5
-    advantage_clip: float = 5.0
+    advantage_clip: float = 5.0  # 0 leaves the advantage as it is
+
+    def __post_init__(self):
+        clipped_surrogate.refuse_settings(**dataclasses.asdict(self))
 
 
 def loss(at: Window, v: Velocities, config: Config) -> Loss:
@@ -34,6 +37,6 @@ def loss(at: Window, v: Velocities, config: Config) -> Loss:
         at.advantage,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
-        advantage_clip=config.advantage_clip,
+        advantage_clip=config.advantage_clip or None,
     )
     return Loss(out.loss, clipped_surrogate.statistics(out))

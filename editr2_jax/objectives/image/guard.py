@@ -28,8 +28,11 @@ class Config:
 
     clip_low: float = 1e-4
     clip_high: float = 1e-4
-    advantage_clip: float = 5.0
+    advantage_clip: float = 5.0  # 0 leaves the advantage as it is
     per_time: bool = True  # divide by t - t'
+
+    def __post_init__(self):
+        clipped_surrogate.refuse_settings(clip_low=self.clip_low, clip_high=self.clip_high, advantage_clip=self.advantage_clip)
 
 
 def loss(at: Window, v: Velocities, config: Config) -> Loss:
@@ -42,7 +45,7 @@ def loss(at: Window, v: Velocities, config: Config) -> Loss:
         at.advantage,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
-        advantage_clip=config.advantage_clip,
+        advantage_clip=config.advantage_clip or None,
     )
     value = out.loss / (at.t - at.t_next) if config.per_time else out.loss
     return Loss(value, clipped_surrogate.statistics(out))

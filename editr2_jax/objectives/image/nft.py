@@ -40,8 +40,11 @@ class Config:
     mode: str = "all"  # a key of MODES
 
     def __post_init__(self):
-        if self.mode not in MODES or not self.beta > 0:
-            raise ValueError(f"nft: mode {self.mode!r}, beta {self.beta}; mode is one of {', '.join(MODES)}, beta is positive.")
+        if self.mode not in MODES or not self.beta > 0 or not self.advantage_clip > 0:
+            raise ValueError(
+                f"nft: mode {self.mode!r}, beta {self.beta}, advantage_clip {self.advantage_clip}; mode is one of {', '.join(MODES)}, "
+                "beta and advantage_clip are positive."
+            )
 
 
 def optimality(advantage: Float[Array, "B"], config: Config) -> Float[Array, "B"]:

@@ -26,19 +26,20 @@ class Config:
 
     weighting: str = "best"
     temperature: float = 1.0  # of "exp"
-    advantage_clip: float = 5.0
+    advantage_clip: float = 5.0  # of "exp"; 0 leaves the advantage as it is
 
     def __post_init__(self):
-        if self.weighting not in selection.WEIGHTINGS or not self.temperature > 0:
+        if self.weighting not in selection.WEIGHTINGS or not self.temperature > 0 or self.advantage_clip < 0:
             raise ValueError(
-                f"rwr: weighting {self.weighting!r}, temperature {self.temperature}; "
-                f"weighting is one of {', '.join(selection.WEIGHTINGS)}, temperature is positive."
+                f"rwr: weighting {self.weighting!r}, temperature {self.temperature}, advantage_clip {self.advantage_clip}; "
+                f"weighting is one of {', '.join(selection.WEIGHTINGS)}, temperature is positive, the clip not negative."
             )
 
 
 def loss(at: Path, v: Velocities, config: Config) -> Loss:
     """The weighted flow-matching error of every row."""
     error: Float[Array, "B"] = jnp.square(v.policy - at.target).reshape(len(at.t), -1).mean(axis=1)
-    advantage = jnp.clip(at.advantage, -config.advantage_clip, config.advantage_clip)
+    limit = config.advantage_clip if config.weighting == "exp" and config.advantage_clip else jnp.inf
+    advantage = jnp.clip(at.advantage, -limit, limit)
     weight = selection.weights(at.reward, advantage, at.mask, group=at.group, weighting=config.weighting, temperature=config.temperature)
     return Loss(weight * error, {"error": error, "weight": weight})

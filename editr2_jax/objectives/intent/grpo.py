@@ -24,6 +24,9 @@ class Config:
     advantage_clip: float = 0.0  # 0 leaves the advantage as it is
     dual_clip: float = 0.0  # 0: none; else greater than 1
 
+    def __post_init__(self):
+        clipped_surrogate.refuse_settings(**dataclasses.asdict(self))
+
 
 def loss(tokens: Tokens, config: Config) -> TokenLoss:
     """The surrogate of every token."""

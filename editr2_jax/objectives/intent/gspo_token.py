@@ -24,6 +24,9 @@ class Config:
     clip_high: float = 0.28
     dual_clip: float = 0.0  # 0: none; else greater than 1
 
+    def __post_init__(self):
+        clipped_surrogate.refuse_settings(**dataclasses.asdict(self))
+
 
 def loss(tokens: Tokens, config: Config) -> TokenLoss:
     """The surrogate of every token under its intent's ratio."""
