@@ -9,6 +9,7 @@ from editr2_jax.cli import common
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.records import Episode, Verdict
+from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.tabletop import world
 from editr2_jax.training import edit_r2
 from editr2_jax.training.edit_r2 import StepConfig
@@ -41,6 +42,42 @@ def test_a_run_holds_together(run):
         edit_r2._deal(range(config.data.sessions * config.data.group // step.rows), step.updates)
     else:
         assert config.train == "full" and config.tabletop.targets
+
+
+PATH = {"rollout.window.size": "0", "objective.image.kind": "nft", "objective.image.kl": "velocity"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (PATH, "rollout.noise=iteration gives all of them the same; set rollout.noise=member"),
+        (PATH | {"rollout.noise": "member", "objective.image.draws": "9"}, "objective.image.draws is 9, but the grid has 8 steps"),
+        ({"advantage.normalise_by_kept": "true", "objective.intent.reduction": "token_mean"}, "set advantage.normalise_by_kept=False"),
+        (
+            {"objective.intent.kind": "rwr", "objective.intent.rwr.weighting": "reward", "advantage.transform": "to_go"},
+            "'rwr' weighs by the turn's own reward .* choose weighting=best or exp",
+        ),
+        ({"step.updates": "0"}, "step.updates=0: each must be at least 1"),
+        ({"data.group": "0"}, "data.group=0, .* each must be at least 1"),
+        ({"rollout.turns": "0"}, "RolloutConfig.turns is 0; play at least 1"),
+        ({"rollout.temperature": "0"}, "PolicyConfig.temperature is 0.0; give a positive number"),
+        ({"objective.image.kl_weight": "-1"}, "no weight may be below 0"),
+        ({"objective.intent.mismatch_cap": "0.5"}, r"a cap is 0 \(none\) or at least 1"),
+        ({"objective.intent.grpo.dual_clip": "0.5"}, r"a dual clip is 0 \(none\) or greater than 1"),
+        ({"objective.image.grpo.advantage_clip": "-1"}, "a clip is not below 0"),
+        (PATH | {"objective.image.nft.advantage_clip": "0"}, "beta and advantage_clip are positive"),
+    ],
+)
+def test_settings_that_would_idle_or_mean_nothing_are_refused_at_the_start(values, message):
+    config = common.load_config(str(CONFIGS / "tabletop_edit_r2.py"), list(values.items()))
+    with pytest.raises(ValueError, match=message):
+        assemble.refuse_contradictions(config)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("cap", 3.0), ("rate", -1.0), ("decay", 1.5)])
+def test_an_average_that_would_not_be_one_is_refused(setting, value):
+    with pytest.raises(ValueError, match="the first three lie in"):
+        Schedule(kind="delayed", **{setting: value})
 
 
 def test_the_main_job_draws_two_steps_of_the_first_half():

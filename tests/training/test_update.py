@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import tiny_world
 from flax import nnx
 
 from editr2_jax.models import network
+from editr2_jax.objectives.intent_objective import IntentObjectiveConfig
 from editr2_jax.objectives.joint_objective import ObjectiveConfig
 from editr2_jax.training import state as states
 from editr2_jax.training import update
@@ -155,3 +157,43 @@ def test_metrics_of_a_step_s_updates_are_means_and_maxima():
     first = {"loss/total": 1.0, "image/log_ratio_max": 0.0}
     second = {"loss/total": 3.0, "image/log_ratio_max": 0.5}
     assert update._over_updates([first, second]) == {"loss/total": 2.0, "image/log_ratio_max": 0.5, "image/first_log_ratio_max": 0.0}
+
+
+def _pretended(tokens, slots: int = 4):
+    """A chunk of which nothing but its shape and its teaching tokens [B, T] is looked at."""
+    rows, turns = np.shape(tokens)
+    played = types.SimpleNamespace(intent=np.zeros((rows, turns, slots)), step=np.zeros((rows, turns, 1)))
+    return types.SimpleNamespace(tokens=np.array(tokens), rows=rows, turns=turns, played=played)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "weights"),
+    [
+        ("sequence_mean", [[1 / 3], [0], [1], [1 / 2]]),
+        ("token_mean", [[4 / 6], [0], [4 / 6], [4 / 6]]),  # every token weighs one of all six, wherever it stands
+        ("sum_nonempty", [[4 / 3], [0], [4 / 3], [4 / 3]]),
+        ("max_length", [[1 / 4], [0], [1 / 4], [1 / 4]]),
+    ],
+)
+def test_rows_of_which_no_token_teaches_count_among_the_rows_of_a_reduction(reduction, weights):
+    config = ObjectiveConfig(intent=IntentObjectiveConfig(reduction=reduction))
+    owner = types.SimpleNamespace(objective=config)
+    first, second = Updater._token_weights(owner, [_pretended([[0, 3], [0, 0]]), _pretended([[0, 1], [0, 2]])])
+    given = np.concatenate([first, second])
+    np.testing.assert_allclose(given[:, 1:] * (np.array(weights) > 0), weights, rtol=1e-6)
+    assert not given[:, 0].any(), "turn 0 has no words"
+
+
+def test_a_turn_of_a_short_session_weighs_as_much_as_one_of_a_long_session(monkeypatch):
+    """A pass divides by rollouts times its own turns: both are told so many rollouts that all turns of the update are counted once."""
+    monkeypatch.setattr(update, "lesson", lambda *_, **__: None)
+    divided_by = []
+
+    def gradients(weights, behaviour, played, taught, rollouts):
+        divided_by.append(float(rollouts) * played.step.shape[1])
+        return {"w": jnp.zeros(())}, 0.0, {}
+
+    chunks = [_pretended(np.ones((2, 1))), _pretended(np.ones((4, 3)))]
+    owner = types.SimpleNamespace(objective=ObjectiveConfig(), _gradients=gradients, _token_weights=lambda chunks: [None] * len(chunks))
+    Updater.slope(owner, None, chunks, old={id(chunk): (None, None) for chunk in chunks}, key=KEY)
+    assert divided_by == pytest.approx([2 * 1 + 4 * 3] * 2)
