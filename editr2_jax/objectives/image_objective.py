@@ -43,7 +43,7 @@ class ImageObjectiveConfig:
         for name, known in (("kl", KL_FORMS), ("reference_context", CONTEXTS), ("times", training_times.TIMES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"ImageObjectiveConfig.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")
-        if min(self.weight, _number(self.kl_weight)) < 0 or self.draws < 1:
+        if min(self.weight, self.kl_weight) < 0 or self.draws < 1:
             raise ValueError(
                 f"ImageObjectiveConfig: weight {self.weight}, kl_weight {self.kl_weight}, draws {self.draws}; "
                 "no weight may be below 0, and at least one point is drawn."
@@ -65,8 +65,8 @@ class ImageObjectiveConfig:
 
     @property
     def weighs_kl(self) -> bool:
-        """Whether the KL is part of the term; a weight that is an array always counts."""
-        return _number(self.kl_weight) > 0
+        """Whether the KL is part of the term."""
+        return self.kl_weight > 0
 
     @property
     def needs_reference(self) -> bool:
@@ -85,11 +85,6 @@ class ImageObjectiveConfig:
         if self.guided:
             return policy
         return dataclasses.replace(policy, flow=dataclasses.replace(policy.flow, text_scale=1.0, image_scale=1.0))
-
-
-def _number(weight: Any) -> float:
-    """A weight that is compared with 0; one that is an array has no value yet, and counts."""
-    return float(weight) if isinstance(weight, float | int) else 1.0
 
 
 def terms(at: Window | Path, v: Velocities, config: ImageObjectiveConfig) -> tuple[Float[Array, "B"], dict[str, Float[Array, "B"]]]:

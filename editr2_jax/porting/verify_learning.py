@@ -51,7 +51,7 @@ class Words:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """Numbers of one learning step; they vary from case to case under one program."""
+    """What one learning step learns from."""
 
     x: Float[Array, "1 L C"]
     x_next: Float[Array, "1 L C"]
@@ -59,10 +59,6 @@ class Lesson:
     old_log_prob: Float[Array, "1"]
     advantage: Float[Array, "1"]
     words: Words | None
-    clip_low: Array
-    clip_high: Array
-    advantage_clip: Array
-    kl_weight: Array
     used: Array  # bool [1]: whether the sample teaches at all
     speaks: Array  # bool [1]: whether the text is part of the loss
 
@@ -92,7 +88,7 @@ def learning_step(subject: Subject, case: str) -> Ours:
 
     attached = args["gradient_mode"] == "attached"
     how |= {
-        "kl": "velocity" if args.get("use_velocity_kl") else "latent",
+        **_objectives(args),
         "temperature": recorded.args(_CONTEXT)["temperature"] if lesson.words is not None else 1.0,
         "capacity": subject.capacity if attached else None,
     }
@@ -102,6 +98,17 @@ def learning_step(subject: Subject, case: str) -> Ours:
         return {f"{case}.{name}": value for name, value in ours.items()}
     value, gradient = subject.run(_graded, *given, **how)
     return {f"{case}.{name}": value for name, value in (ours | value).items()} | _gradients(subject, case, gradient)
+
+
+def _objectives(args: Mapping[str, Any]) -> dict[str, ImageObjectiveConfig | IntentObjectiveConfig]:
+    """The two terms' settings as a case states them; words have the pictures' clip widths and no limit of the advantage."""
+    clip = {"clip_low": args["clip_range_lt"], "clip_high": args["clip_range_gt"]}
+    picture = image_grpo.Config(**clip, advantage_clip=args["adv_clip_max"])
+    kl = "velocity" if args.get("use_velocity_kl") else "latent"
+    return {
+        "image": ImageObjectiveConfig(kl=kl, kl_weight=args["beta"], settings=picture),
+        "intent": IntentObjectiveConfig(settings=intent_grpo.Config(**clip)),
+    }
 
 
 def _graded(model: Bagel, *given: Any, **how: Any) -> tuple[dict[str, Array], nnx.State]:
@@ -118,7 +125,8 @@ def _loss(
     lesson: Lesson,
     reference_velocity: Float[Array, "1 L C"],
     *,
-    kl: str,
+    image: ImageObjectiveConfig,
+    intent: IntentObjectiveConfig,
     temperature: float,
     capacity: tuple[int, int] | None,
     flow: FlowConfig,
@@ -132,16 +140,14 @@ def _loss(
     attached = capacity is not None
     keep = (lambda x: x) if attached else jax.lax.stop_gradient
     stage = keep(dialogue(model, before, capacity=capacity)[-1] if attached else before)
-    clip = {"clip_low": lesson.clip_low, "clip_high": lesson.clip_high}
     at = _point(lesson, flow)
     v = image_policy.guided_velocity(model, stage, contexts.sight(stage), at.x, at.t, flow=flow, size=size, scratch=scratch)
-    settings = image_grpo.Config(**clip, advantage_clip=lesson.advantage_clip)
-    config = ImageObjectiveConfig(kl=kl, kl_weight=lesson.kl_weight, settings=settings)
-    image, statistics = image_objective.terms(at, Velocities(v, reference=reference_velocity), config)
-    told = _image_numbers(statistics, at.density(v))
-    total = joint_objective.learned(image, lesson.used)
+    picture, statistics = image_objective.terms(at, Velocities(v, reference=reference_velocity), image)
+    distance = image_objective.kl(image.kl, at, v, reference_velocity)[0]  # recorded where its weight is 0 as well
+    told = _image_numbers(statistics, at.density(v)) | {"kl_loss": distance}
+    total = joint_objective.learned(picture, lesson.used)
     if lesson.words is not None:
-        words, statistics = _words_term(model, keep(_asked(model, stage, lesson.words, scratch)), lesson, temperature, clip)
+        words, statistics = _words_term(model, keep(_asked(model, stage, lesson.words, scratch)), lesson, temperature, intent)
         told |= {"text_loss": words[0]} | _text_numbers(statistics)
         total += joint_objective.learned(words, lesson.used & lesson.speaks)
     return total[0], told | {"loss": total[0]}
@@ -155,9 +161,9 @@ def _point(lesson: Lesson, flow: FlowConfig) -> Window:
     )  # fmt: skip
 
 
-def _words_term(model: Bagel | Compiled, cache: KVCache, lesson: Lesson, temperature: float, clip: Mapping[str, Array]):
+def _words_term(model: Bagel | Compiled, cache: KVCache, lesson: Lesson, temperature: float, config: IntentObjectiveConfig):
     """The text's loss [1], and statistics per token."""
-    words, config = lesson.words, IntentObjectiveConfig(settings=intent_grpo.Config(**clip))
+    words = lesson.words
     log_prob, _ = intent_policy.log_prob(model, cache, words.tokens, _count(words), temperature=temperature)
     tokens = Tokens(
         log_prob=log_prob, old_log_prob=words.old_log_prob, advantage=lesson.advantage, reward=lesson.advantage,
@@ -174,7 +180,6 @@ def _image_numbers(told: Mapping[str, Array], density: transition.Density) -> di
         "log_prob": density.log_prob[0],
         "ratio": told["ratio"][0],
         "policy_loss": told["surrogate"][0],
-        "kl_loss": told["kl"][0],
         "clipfrac": (told["clip_fraction_high"] | told["clip_fraction_low"])[0].astype(jnp.float32),
         "clipfrac_gt_one": told["clip_fraction_high"][0].astype(jnp.float32),
         "clipfrac_lt_one": told["clip_fraction_low"][0].astype(jnp.float32),
@@ -215,18 +220,13 @@ def _lesson(subject: Subject, case: str) -> Lesson:
     recorded, args = subject.recorded, subject.recorded.args(case)
     stored, k = args["stored_case"], args["step_in_window"]
     latents = jnp.asarray(recorded[f"{stored}.all_latents"])
-    number = lambda name: jnp.float32(args[name])  # noqa: E731
     return Lesson(
         x=latents[k][None],
         x_next=latents[k + 1][None],
         step=jnp.asarray([recorded.args(stored)["sde_window_begin"] + k], jnp.int32),
         old_log_prob=jnp.asarray(recorded[f"{case}.old_log_prob"]).reshape(1),
-        advantage=number("advantage")[None],
+        advantage=jnp.asarray([args["advantage"]], jnp.float32),
         words=_words(subject) if _CONTEXT in recorded.cases else None,
-        clip_low=number("clip_range_lt"),
-        clip_high=number("clip_range_gt"),
-        advantage_clip=number("adv_clip_max"),
-        kl_weight=number("beta"),
         used=jnp.asarray([args.get("used", True)]),
         speaks=jnp.asarray([args["text_loss"]]),
     )

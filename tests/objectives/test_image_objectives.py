@@ -132,7 +132,7 @@ def test_settings_that_cannot_be_are_refused():
         (lambda: ImageObjectiveConfig(reference_context="own"), "choose one of policy, rebuilt"),
         (lambda: ImageObjectiveConfig(times="late"), "choose one of grid, continuous"),
         (lambda: nft.Config(mode="none"), "mode is one of all, positive_only"),
-        (lambda: awm.Config(weighting="t3"), "choose one of uniform, t"),
+        (lambda: awm.Config(weighting="t3"), "weighting is one of uniform, t, t2, huber, ghuber"),
         (lambda: rwr.Config(weighting="worst"), "weighting is one of reward, best, exp"),
     ):
         with pytest.raises(ValueError, match=message):
