@@ -76,7 +76,7 @@ def _arm(name: str, seeds: Sequence[int], grids: Mapping, outcomes: Mapping) -> 
     return {
         "reward": float(np.nanmean([grid.session_rewards for grid in runs])),
         "scores": {column: float(np.nanmean([grid.values[column] for grid in runs])) for column in COLUMNS if column in runs[0].values},
-        "last_turn_if": float(np.nanmean([grid.values["if"][:, -1] for grid in runs])) if "if" in runs[0].values else None,
+        "if_by_turn": [float(v) for v in np.nanmean([grid.values["if"] for grid in runs], axis=(0, 1))] if "if" in runs[0].values else [],
         "pictures": outcomes[name, seeds[0]].pictures,
         **{cost: [getattr(outcomes[name, seed], cost) for seed in seeds] for cost in ("minutes", "cpu_minutes")},
     }
@@ -172,7 +172,7 @@ def markdown(made: Mapping[str, Any]) -> str:
 def _head(seeds: Sequence[int]) -> str:
     by_seed = " ".join(map(str, seeds))
     costs = "pictures in training | minutes | cpu-minutes"
-    return f"| arm | reward | difference | seeds {by_seed} | IF of the last turn | CC | {costs} | result |"
+    return f"| arm | reward | difference | seeds {by_seed} | IF by turn | CC | {costs} | result |"
 
 
 def _line(name: str, row: Mapping[str, Any] | None, arms: Mapping[str, Any], seeds: Sequence[int]) -> str:
@@ -181,7 +181,7 @@ def _line(name: str, row: Mapping[str, Any] | None, arms: Mapping[str, Any], see
         f"{signed(row['mean'])} [{signed(row['low'])}, {signed(row['high'])}]", " ".join(signed(value) for value in row["by_seed"])
     ]  # fmt: skip
     numbers = [
-        f"{arm['last_turn_if']:.3f}",
+        " ".join(f"{value:.2f}" for value in arm["if_by_turn"]),
         f"{arm['scores']['cc']:.3f}",
         f"{arm['pictures']}",
         *(f"{np.nanmedian(arm[cost]):.1f}" if np.isfinite(arm[cost]).any() else "" for cost in ("minutes", "cpu_minutes")),
