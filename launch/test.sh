@@ -15,6 +15,13 @@ use_environment dev
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 # One thread for each worker's arithmetic: the workers are the parallelism.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} XLA_FLAGS=${XLA_FLAGS:---xla_cpu_multi_thread_eigen=false}
+# Tests are named from the checkout's root; a folder of vectors from where the caller stands.
+arguments=()
+for argument in "$@"; do
+    [[ $argument == --vectors=[!/]* ]] && argument=--vectors=$PWD/${argument#--vectors=}
+    arguments+=("$argument")
+done
 cd "$root"
 ruff check --quiet .
-python -m pytest -q --numprocesses=auto --maxprocesses=4 ${chosen[@]+"${chosen[@]}"} "$@"
+# A file's tests stay together, and the files in their order: what is compiled for one test serves the next.
+python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} ${arguments[@]+"${arguments[@]}"}

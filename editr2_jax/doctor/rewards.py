@@ -16,6 +16,7 @@ from editr2_jax.rewards.suite import ERRORS
 
 ABOUT_THE_REST = ("cc",)  # rewards that ask whether all else stayed; the others ask about the edit
 SURE, DOUBTFUL = 0.9, 0.6  # shares of the pairs in which right beats wrong: from the first on all is well, below the second nothing is
+BLIND = (Status.UNMEASURABLE, Status.INVALID_ANNOTATION)  # the reward applies, answers, and still has no score
 SAME = 1e-6  # scores as near as this are one score
 
 
@@ -64,6 +65,8 @@ def _of_one(name: str, told: Sequence[tuple[Pair, Verdict, Verdict]], *, limit: 
             (fail if share < DOUBTFUL else warn).append(f"{name}: right beats wrong in only {share:.0%}")
     elif alone and np.mean(alone) > 0.5:
         warn.append(f"{name} gives {np.mean(alone):.2f} to pictures in which nothing was done")
+    elif not values.size and (blind := _blind(asked)):
+        warn.append(f"{name}: judged none of its pairs; {blind} of {len(asked)} verdicts are unmeasurable or wrongly annotated")
     return fail, warn, _line(name, both, alone, share)
 
 
@@ -78,7 +81,7 @@ def _line(name: str, both: Sequence[tuple[float, float]], alone: Sequence[float]
 
 def verdicts(subject: Subject) -> Finding:
     """How many verdicts on the small batch are missing, and why."""
-    limit, failed, asked = subject.config.rewards.max_error_share, [], []
+    limit, failed, blind, asked = subject.config.rewards.max_error_share, [], [], []
     rows = [("reward", "ok", *(status.value for status in Status if status is not Status.OK))]
     for name, table in subject.verdicts.items():
         mine = [verdict for row in table for verdict in row]
@@ -87,15 +90,21 @@ def verdicts(subject: Subject) -> Finding:
         rows.append((name, *(str(counts[status]) for status in Status)))
         if errors := sum(counts[status] for status in ERRORS):
             failed.append(f"{name}: {errors} of {len(mine)} verdicts failed")
+        if mine and 2 * _blind(mine) >= len(mine):
+            blind.append(f"{name}: {_blind(mine)} of {len(mine)} verdicts have no score though nothing failed")
     lost = missing_share(asked)
     return finding.judged(
         f"{lost:.1%} of the verdicts that applied are missing (limit {limit:.1%}){_first_reason(asked)}",
         fail=failed if lost > limit else (),
-        warn=failed if lost <= limit else (),
+        warn=(failed if lost <= limit else []) + blind,
         advice="Repair the judge or its connection: each missing verdict masks its turn, and a step that loses more than "
-        "rewards.max_error_share stops the run.",
+        "rewards.max_error_share stops the run. Where nothing failed, look at the annotations (`data check`) and at the pictures.",
         details=finding.table(rows),
     )
+
+
+def _blind(asked: Iterable[Verdict]) -> int:
+    return sum(verdict.status in BLIND for verdict in asked)
 
 
 def missing_share(asked: Iterable[Verdict]) -> float:

@@ -68,7 +68,7 @@ class Slots:
 
     instruction: int = 64  # of turn 0, which may state a rule; begin and end tokens included
     later: int = 48  # instructions and intents of later turns, likewise
-    system: int = 16  # the system prompt of intent reconstruction
+    system: int = 96  # the system prompt of intent reconstruction; the default one takes about 70
     question: int = 128
     intent: int = 32  # sampled tokens of an intent at most, the end token included
 

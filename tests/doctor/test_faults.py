@@ -21,6 +21,7 @@ from healthy_subject import healthy, ill
 from editr2_jax.doctor import checks
 from editr2_jax.doctor.finding import Finding, Opinion
 from editr2_jax.models.network import Network
+from editr2_jax.records import Status, Verdict
 from editr2_jax.rewards.suite import Suite
 from editr2_jax.rollouts import collect
 from editr2_jax.runtime import keys, workdir
@@ -219,9 +220,9 @@ class Judge:
         return verdict if math.isnan(verdict.value) else dataclasses.replace(verdict, value=self._change(verdict.value, episode))
 
 
-def judged(change, *names: str):
+def judged(change, *names: str, judge=Judge):
     """A subject that is judged otherwise by the named rewards."""
-    rewards = [Judge(reward, change) if reward.name in names else reward for reward in healthy().recipe.suite._rewards]
+    rewards = [judge(reward, change) if reward.name in names else reward for reward in healthy().recipe.suite._rewards]
     other = dataclasses.replace(healthy().recipe, suite=Suite(rewards, workers=1))
     subject = ill("verdicts", "scores", "credit", recipe=other)
     episodes = [
@@ -274,6 +275,24 @@ def _():
 @fault("a judge that fails on some sessions", verdicts=r"if: 4 of 8 verdicts failed; 25.0% of the verdicts .*limit 5.0%")
 def _():
     return judged(lambda value, episode: no_answer(value, episode) if episode.session.id == "s5" else value, "if")
+
+
+class Unsure(Judge):
+    """A reward that finds nothing to measure, but in one session."""
+
+    def score(self, episode):
+        verdict = self._reward.score(episode)
+        return verdict if math.isnan(verdict.value) or episode.session.id == "s5" else Verdict(value=math.nan, status=Status.UNMEASURABLE)
+
+
+@fault(
+    "a judge that finds little to measure",
+    Opinion.WARN,
+    rewards="cc: judged none of its pairs; .* are unmeasurable",
+    verdicts="cc: 4 of 8 verdicts have no score",
+)
+def _():
+    return judged(None, "cc", judge=Unsure)
 
 
 # learning --------------------------------------------------------------------------------------------------------------------------

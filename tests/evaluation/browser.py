@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -34,15 +34,29 @@ READER = """<script>(async () => {
 })();</script></body>"""
 
 
+NARROWEST = 500  # pixels: no window of Chromium is narrower, a frame in it is
+FRAME = """<!doctype html><body style="margin: 0"><iframe style="width: WIDTHpx; height: 850px; border: 0" src="SOURCE"></iframe><script>
+const waits = setInterval(() => {
+  const seen = document.querySelector("iframe").contentDocument?.getElementById("seen");
+  if (seen) { clearInterval(waits); document.body.append(seen.cloneNode(true)); }
+}, 20);</script></body>"""
+
+
 def read(page: Path, folder: Path, script: str, *, fragment: str = "", width: int = 1400) -> dict:
     """What `script`, the body of an async function, put into `seen`; and "error", null unless a script of the page failed, and "overflow",
     pixels by which the page is wider than the window. folder: for the browser's profile. The page is opened at its fragment."""
     copy = page.with_name("read.html")  # beside the page, so that linked pictures are found
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", READER.replace("BODY", script)), encoding="utf-8")
+    opened = copy.as_uri() + fragment
+    if width < NARROWEST:
+        frame = page.with_name("frame.html")
+        frame.write_text(FRAME.replace("WIDTH", str(width)).replace("SOURCE", escape(opened)), encoding="utf-8")
+        opened = frame.as_uri()
     command = [FOUND, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"]
-    command += [f"--window-size={width},900", "--virtual-time-budget=20000", "--dump-dom", f"{copy.as_uri()}{fragment}"]
+    command += [f"--window-size={width},900", "--virtual-time-budget=20000", "--allow-file-access-from-files", "--dump-dom", opened]
     done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     copy.unlink()
+    page.with_name("frame.html").unlink(missing_ok=True)
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout.decode(errors="replace"), re.DOTALL)
     assert found, f"the browser showed nothing (status {done.returncode}): {done.stderr.decode(errors='replace')[-2000:]}"
     return json.loads(unescape(found[1]))

@@ -33,6 +33,17 @@ def test_what_is_missing_or_too_old_is_installed_and_nothing_else(colab, runtime
     assert colab.lacking(REQUIREMENTS, runtime.get) == expected
 
 
+def test_a_runtime_with_an_older_jax_is_told_which_one_is_needed(colab, monkeypatch):
+    calls, old = [], {"jax": "0.7.2", "numpy": "2.0.2"}
+    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
+    monkeypatch.setattr(colab.importlib.metadata, "requires", lambda name: REQUIREMENTS)
+    monkeypatch.setattr(colab.sys, "path", list(sys.path))
+    with pytest.raises(SystemExit, match=r"has jax 0\.7\.2, and editr2_jax needs jax>=0\.10\.2.*choose a newer runtime"):
+        colab.main(old.get)
+    assert len(calls) == 1 and "--no-deps" in calls[0]
+    assert colab.too_old(REQUIREMENTS, {"jax": "0.11.0.dev1"}.get) == colab.too_old(REQUIREMENTS, {}.get) == ""
+
+
 @given(st.sets(st.sampled_from(["flax", "grain", "pytest"])))
 def test_a_runtime_s_jax_is_never_asked_for(colab, there):
     runtime = {"jax": "0.1", "jaxlib": "0.1", "numpy": "1.0"} | dict.fromkeys(there, "99")
