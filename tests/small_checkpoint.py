@@ -23,6 +23,7 @@ import pytest
 import tiny_world
 
 from editr2_jax.cli import main as entry
+from editr2_jax.runtime import quick
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "tests/end_to_end/small_run.py"
@@ -134,9 +135,6 @@ def _configure(settings) -> None:
         jax.config.update(name, value)
 
 
-_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-
 def start(*argv) -> subprocess.Popen:
     """The same command in a process of its own, for tests that end it. These processes share what they compile, too."""
     environment = os.environ | {
@@ -145,7 +143,7 @@ def start(*argv) -> subprocess.Popen:
         "JAX_COMPILATION_CACHE_DIR": str(_scratch() / "compiled_by_processes"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick.flags()}",
     }
     command = [sys.executable, "-m", "editr2_jax", *map(str, argv)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

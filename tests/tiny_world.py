@@ -25,6 +25,7 @@ from editr2_jax.records import Sample, Session, Turn
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
+from editr2_jax.runtime import quick
 from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig
 from editr2_jax.training.update import Updater
@@ -40,27 +41,12 @@ GROUPS, MEMBERS = (5, 9), 2  # numbers of the sessions in their stream, and roll
 
 # compilation -----------------------------------------------------------------------------------------------------------------------
 
-_QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
 _jit = jax.jit
-
-
-@functools.cache
-def _options() -> dict | None:
-    try:
-        _jit(lambda x: x + 1, compiler_options=_QUICK)(0)
-    except jax.errors.JaxRuntimeError:  # another jax names its options differently: slower, not wrong
-        return None
-    return _QUICK
 
 
 def jit(function, **more):
     """jax.jit that compiles in a fraction of the time, to slower code; nothing happens before the first call."""
-    made = functools.cache(lambda inside: _jit(function, compiler_options=None if inside else _options(), **more))
+    made = functools.cache(lambda inside: _jit(function, compiler_options=None if inside else quick.options(), **more))
 
     def call(*args, **given):
         inside = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, given)))  # options are for the outermost alone

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -30,8 +29,8 @@ from editr2_jax.policies.context import Context
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import bagel_weights, safetensors_io
 from editr2_jax.resize_rule import ResizeRule
+from editr2_jax.runtime import quick
 
-_QUICK = {"xla_backend_optimization_level": 0}  # a program runs a few times: compiling is what takes the time
 _DECODER = "language_model."  # what the reference model replaces; the projections around it are shared
 
 
@@ -176,7 +175,7 @@ class Compiled:
         return types.MethodType(value.__func__, self) if inspect.ismethod(value) else value
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=_QUICK)
+@functools.partial(quick.jit, static_argnums=(0, 1, 2))
 def _run(function, static, graph, state, *args):
     return function(nnx.merge(graph, state), *args, **dict(static))
 
@@ -187,7 +186,7 @@ def _program(name: str, *, places: tuple[int, ...] = (), names: tuple[str, ...] 
     def call(graph, state, *args, **more):
         return getattr(nnx.merge(graph, state), name)(*args, **more)
 
-    return jax.jit(call, static_argnums=(0, *(place + 2 for place in places)), static_argnames=names, compiler_options=_QUICK)
+    return quick.jit(call, static_argnums=(0, *(place + 2 for place in places)), static_argnames=names)
 
 
 _PROGRAMS = {name: _program(name) for name in ("encode", "see", "append_text", "append_seen", "read_text", "logits")} | {

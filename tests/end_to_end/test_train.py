@@ -167,7 +167,7 @@ def interrupt(process, sent: signal.Signals, workdir: Path, total: int) -> None:
 
 def test_stops_and_kills_leave_no_trace(small_checkpoint, tmp_path):
     """`kill -9`, then SIGTERM, each time the same command again. EDITR2_KILLS=5 EDITR2_KILL_STEPS=30 makes the full check of it."""
-    kills, total = int(os.environ.get("EDITR2_KILLS", "1")), int(os.environ.get("EDITR2_KILL_STEPS", "8"))
+    kills, total = int(os.environ.get("EDITR2_KILLS", "1")), int(os.environ.get("EDITR2_KILL_STEPS", "6"))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     more = (f"--config.loop.steps={total}", f"--config.evaluate.every={total // 2}", "--config.loop.save_every=3")
     finish(*train(whole, small_checkpoint, *more))
@@ -243,15 +243,17 @@ def test_photographs_take_the_usual_path(small_checkpoint, tmp_path):
     assert "9 sessions" in succeed("data", "photos", f"--out={photos}")
     assert "train: 9 sessions: sound" in succeed("data", "check", photos)
     settings = {
-        "data.path": photos, "loop.steps": 2, "loop.record_every": 1, "advantage.filter": "off",
+        "data.path": photos, "loop.steps": 1, "loop.record_every": 1, "advantage.filter": "off",
         "rewards.use": "cc", "rewards.features": "vit", "rewards.detector": "none",
     }  # fmt: skip
     out = succeed(*train(run, checkpoint, *(f"--config.{name}={value}" for name, value in settings.items())))
     assert "has no test split" in out and "0 evaluation(s) so far" in out
-    learned = metrics.read(run)
-    assert [line["step"] for line in learned] == [0, 1] and all(0 < line["reward/cc/mean"] <= 1 for line in learned)
-    sources = [np.asarray(Image.open(path)).shape[:2] for path in sorted((run / "sessions").glob("*/g0/source.png"))]
-    assert len(sources) == 2 and len(set(sources)) > 1, sources
+    (learned,) = metrics.read(run)
+    assert learned["step"] == 0 and 0 < learned["reward/cc/mean"] <= 1
+    (group,) = json.loads((run / "sessions/0/rollouts.json").read_text())["groups"]
+    (photo,) = photos.glob(f"images/{group['session']['id'].split('/')[-1]}*")
+    (width, height), drawn = Image.open(photo).size, Image.open(run / "sessions/0/g0/source.png").size
+    assert drawn[0] / drawn[1] == pytest.approx(width / height, rel=0.25)  # to whole tokens
 
     say = ("--say=Change the color of white cup to red", "--say=Remove spoon")
     succeed("edit", f"--run={run}", f"--image={photos / 'images/coffee.png'}", *say, f"--out={tmp_path / 'drawn'}")
