@@ -1,5 +1,6 @@
 """What every test shares: the CPU, no compilation cache on disk, repeatable examples, and where the golden vectors lie."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import hypothesis
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("repeatable")
+gc.set_threshold(100_000, 20, 100)  # traces make objects by the million; looking through them every 700 takes a few percent of the time
 
 
 def pytest_addoption(parser):
