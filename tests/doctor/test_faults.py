@@ -28,8 +28,10 @@ from editr2_jax.runtime import keys, workdir
 from editr2_jax.training.edit_r2 import EditR2, StepConfig
 from editr2_jax.training.update import Updater
 
-LEARNING = ("masks", "reference", "adapters", "learning")  # compile the whole objective: in the slow part alone
-SEEING = ("rewards", "samplers", "drift")  # take a while: of every fault in the slow part alone
+pytestmark = pytest.mark.slow  # plays, and compiles the whole objective
+
+LEARNING = ("masks", "reference", "adapters", "learning")  # compile the whole objective
+SEEING = ("rewards", "samplers", "drift")  # take a while: asked of every fault once
 
 
 class Fault(NamedTuple):
@@ -51,9 +53,7 @@ def fault(name: str, opinion: Opinion = Opinion.FAIL, **says: str):
     return add
 
 
-@pytest.mark.parametrize(
-    "names", [[name for name in checks.CHECKS if name not in LEARNING], pytest.param(LEARNING, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("names", [[name for name in checks.CHECKS if name not in LEARNING], LEARNING])
 def test_a_healthy_run_is_met_with_silence(names):
     findings = list(checks.run(healthy(), names))
     assert [found.name for found in findings] == list(names)
