@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tests: all of them, or the fast part, without what is slow and without the recorded vectors. Sets up everything it needs. More arguments go to pytest.
+# The tests: all of them, or the fast part, without what is slow and without the recorded vectors.
+# Sets up everything it needs. More arguments go to pytest.
 #   bash launch/test.sh [fast] [PYTEST ARGUMENTS ...]
 set -euo pipefail
 

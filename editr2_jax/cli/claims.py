@@ -17,9 +17,7 @@ def main(argv: list[str]) -> int:
     parser = common.Parser("claims", main.__doc__)
     parser.takes_config = True
     parser.add_argument("--out", metavar="DIR", help="the folder of the runs and the table")
-    parser.add_argument(
-        "--config", default="configs/tabletop_edit_r2.py:claims", metavar="FILE.py[:VARIANT]", help="what all arms have in common"
-    )
+    parser.add_argument("--config", default=COMMON, metavar="FILE.py[:VARIANT]", help="what all arms have in common")
     parser.add_argument("--only", default="", metavar="QUESTION[/ARM],...", help="some of the questions, or one arm of a question")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="training seeds 0 .. N-1")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; two on two cores take less time than one by one")

@@ -105,7 +105,8 @@ def test_an_empty_workdir_gets_a_friendly_page(tmp_path):
 def test_a_run_in_progress_gets_a_page(workdir, gone):
     path = workdir / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    written(workdir)
+    text, _ = written(workdir)
+    assert "Session inspector" in text and 'class="notices"' not in text  # what is not there yet is no fault
 
 
 def test_one_evaluation_is_shown_without_a_comparison(workdir):
@@ -129,12 +130,18 @@ def test_a_broken_file_costs_its_part_and_not_the_page(workdir, file, content):
     assert "Session inspector" in text
 
 
-@pytest.mark.parametrize("content", ["[]", '{"tables": {}}', '{"level": 0.95, "reward": null, "tables": {"turn": {}}}'])
-def test_a_strange_summary_is_made_again_or_told(workdir, content):
+@pytest.mark.parametrize(("content", "told"), [
+    ("[]", "holds no JSON object"),
+    ('{"tables": {}}', "holds no summary of an evaluation"),
+    ('{"level": 0.95, "reward": null, "tables": {"turn": {}}}', "a file behind it is not in the expected format"),
+])  # fmt: skip
+def test_a_strange_summary_is_made_again_or_told(workdir, content, told):
     (workdir / "eval/60/summary.json").write_text(content)
-    written(workdir)
+    text, _ = written(workdir)
+    assert "mean session reward, step 0 → 60" in text
     (workdir / "eval/60/scores.jsonl").unlink()
-    written(workdir)
+    text, _ = written(workdir)
+    assert told in text
 
 
 def test_evaluations_of_other_sessions_are_told_apart(workdir):
