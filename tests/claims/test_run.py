@@ -87,6 +87,7 @@ def test_runs_may_be_made_side_by_side(command, tmp_path):
     assert result.startswith("table") and len(said) == 5
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_is_told_with_its_log_and_goes_on_by_the_same_command(command, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -75,6 +75,7 @@ def test_vocabularies_that_cannot_be(tmp_path):
         tokenizers.train_tiny(["a b"], 300, tmp_path)
 
 
+@pytest.mark.slow
 def test_transformers_reads_the_same_files_and_gives_the_same_ids(tiny):
     transformers = pytest.importorskip("transformers")
     folder, ours = tiny

@@ -6,25 +6,26 @@ from PIL import Image
 from editr2_jax.models.bagel import pixels, positions
 from editr2_jax.resize_rule import ResizeRule
 
+SIZES = [
+    ((37, 52), (32, 48)),
+    ((60, 30), (21, 25)),  # rows first, but for the second
+    ((64, 64), (70, 70)),
+    ((90, 61), (56, 42)),
+    ((50, 40), (50, 80)),
+    ((13, 200), (111, 31)),
+    ((7, 5), (64, 64)),
+    ((48, 64), (42, 70)),
+    ((48, 64), (20, 50)),
+    ((48, 64), (20, 51)),
+]
 
-def test_resize_equals_pillow():
-    rng = np.random.default_rng(0)
-    for (height, width), (new_height, new_width) in [
-        ((64, 64), (70, 70)),
-        ((37, 52), (32, 48)),
-        ((90, 61), (56, 42)),
-        ((50, 40), (50, 80)),
-        ((13, 200), (111, 31)),
-        ((7, 5), (64, 64)),
-        ((48, 64), (42, 70)),
-        ((48, 64), (20, 50)),
-        ((48, 64), (20, 51)),
-        ((60, 30), (21, 25)),  # rows first, but for the second
-    ]:
-        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        picture[: height // 2] = np.where(picture[: height // 2] > 127, 255, 0)  # extremes, so that clipping matters
-        expected = np.asarray(Image.fromarray(picture).resize((new_width, new_height), Image.BICUBIC))
-        np.testing.assert_array_equal(pixels.resize(picture[None], height=new_height, width=new_width)[0], expected)
+
+@pytest.mark.parametrize(("size", "new"), [*SIZES[:2], *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in SIZES[2:])])
+def test_resize_equals_pillow(size, new):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    picture[: size[0] // 2] = np.where(picture[: size[0] // 2] > 127, 255, 0)  # extremes, so that clipping matters
+    expected = np.asarray(Image.fromarray(picture).resize(new[::-1], Image.BICUBIC))
+    np.testing.assert_array_equal(pixels.resize(picture[None], height=new[0], width=new[1])[0], expected)
 
 
 def test_resize_to_the_same_size_changes_nothing():

@@ -115,6 +115,7 @@ def test_words_are_taught_through_the_same_tokens_and_positions_as_they_are_writ
     np.testing.assert_allclose(metrics["supervised/text"], -words.sum() / count.sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", [1, 2])
 def test_words_without_weight_are_not_computed(turns):
     _, lecture = _taught()

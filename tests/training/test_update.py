@@ -76,6 +76,7 @@ def test_the_slope_is_what_a_step_follows_and_leaves_the_weights_alone():
     tiny_world.assert_close(whole.gradient, jax.tree.map(jnp.add, first.gradient, second.gradient), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_tells_its_loss_its_ratios_and_the_size_of_its_update():
     state, metrics = _step(tiny_world.state(), _chunk())
     assert int(state.step) == 0  # counted by the loop
