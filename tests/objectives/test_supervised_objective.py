@@ -129,6 +129,7 @@ def test_words_without_weight_are_not_computed(turns):
         assert ("supervised/text" in metrics) == (weight > 0)
 
 
+@pytest.mark.slow
 def test_rows_without_pictures_are_not_asked_about_them():
     _, lecture = _taught()
     config = SupervisedConfig(draws=1, drop_pictures=0.5, text_share=1.0)
