@@ -14,8 +14,12 @@ fi
 
 use_environment dev
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-# One thread for each worker's arithmetic: the workers are the parallelism.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} XLA_FLAGS=${XLA_FLAGS:---xla_cpu_multi_thread_eigen=false}
+# One thread for each worker's arithmetic: the workers are the parallelism. And hundreds of small programs that run once are compiled quickly.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+if [[ -z ${XLA_FLAGS+set} ]]; then
+    export XLA_FLAGS
+    XLA_FLAGS="--xla_cpu_multi_thread_eigen=false $(cd "$root" && python -c 'from editr2_jax.runtime import quick; print(quick.flags())')"
+fi
 # Tests are named from the checkout's root; a folder of vectors from where the caller stands.
 arguments=()
 for argument in "$@"; do

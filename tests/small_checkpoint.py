@@ -135,11 +135,6 @@ def _configure(settings) -> None:
         jax.config.update(name, value)
 
 
-def quick_flags() -> str:
-    """quick.options for another process on this machine; empty where they are not known."""
-    return " ".join(f"--{name}={str(value).lower()}" for name, value in (quick.options() or {}).items())
-
-
 def start(*argv) -> subprocess.Popen:
     """The same command in a process of its own, for tests that end it. These processes share what they compile, too."""
     environment = os.environ | {
@@ -148,7 +143,7 @@ def start(*argv) -> subprocess.Popen:
         "JAX_COMPILATION_CACHE_DIR": str(_scratch() / "compiled_by_processes"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick_flags()}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick.flags()}",
     }
     command = [sys.executable, "-m", "editr2_jax", *map(str, argv)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -27,6 +27,11 @@ def options() -> dict[str, Any] | None:
     return OPTIONS
 
 
+def flags() -> str:
+    """The same for the XLA_FLAGS of a process that is yet to start on this machine; empty where they are not known."""
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in (options() or {}).items())
+
+
 def jit(function: Callable, **more: Any) -> Callable:
     """`jax.jit(function, **more)` with these options; nothing happens before the first call. Not for use inside another jit."""
     made = functools.cache(lambda: _jit(function, compiler_options=options(), **more))

@@ -34,6 +34,7 @@ READER = """<script>(async () => {
 })();</script></body>"""
 
 
+ATTEMPTS = 3  # on a machine with much to do, the page's virtual time can run out before a frame has been drawn
 NARROWEST = 500  # pixels: no window of Chromium is narrower, a frame in it is
 FRAME = """<!doctype html><body style="margin: 0"><iframe style="width: WIDTHpx; height: 850px; border: 0" src="SOURCE"></iframe><script>
 const waits = setInterval(() => {
@@ -52,11 +53,14 @@ def read(page: Path, folder: Path, script: str, *, fragment: str = "", width: in
         frame = page.with_name("frame.html")
         frame.write_text(FRAME.replace("WIDTH", str(width)).replace("SOURCE", escape(opened)), encoding="utf-8")
         opened = frame.as_uri()
-    command = [FOUND, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"]
-    command += [f"--window-size={width},900", "--virtual-time-budget=20000", "--allow-file-access-from-files", "--dump-dom", opened]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    command = [FOUND, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--window-size={width},900"]
+    command += ["--virtual-time-budget=20000", "--allow-file-access-from-files", "--dump-dom", opened]
+    for attempt in range(ATTEMPTS):
+        done = subprocess.run([*command, f"--user-data-dir={folder / f'profile{attempt}'}"], capture_output=True, timeout=120, check=False)
+        found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout.decode(errors="replace"), re.DOTALL)
+        if found:
+            break
     copy.unlink()
     page.with_name("frame.html").unlink(missing_ok=True)
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout.decode(errors="replace"), re.DOTALL)
     assert found, f"the browser showed nothing (status {done.returncode}): {done.stderr.decode(errors='replace')[-2000:]}"
     return json.loads(unescape(found[1]))
