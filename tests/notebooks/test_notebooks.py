@@ -60,8 +60,8 @@ def test_it_runs_to_its_end(names, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     own = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "true", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
     own |= {"IPYTHONDIR": str(tmp_path / "ipython"), "PYTHONDONTWRITEBYTECODE": "1"}
-    if quick.options():  # known here: compiling takes most of the time, and a notebook still has something to compute
-        own["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+    if quick.options():  # known here: compiling takes most of the time, but unlike a test a notebook has something to compute
+        own["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
     (tmp_path / "tmp").mkdir()
     (tmp_path / "here").mkdir()
     for name in names:
