@@ -14,7 +14,7 @@ OPTIONS = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-_jit = jax.jit
+_jit = jax.jit  # as it was on import: the tests put this module in its place
 
 
 @functools.cache

@@ -102,6 +102,7 @@ def test_a_step_tells_its_loss_its_ratios_and_the_size_of_its_update():
     }
 
 
+@pytest.mark.slow
 def test_later_updates_of_a_step_are_off_policy_and_the_first_is_not():
     _, metrics = _step(tiny_world.state(), _chunk(), _chunk())
     for area in ("image", "intent"):
@@ -109,6 +110,7 @@ def test_later_updates_of_a_step_are_off_policy_and_the_first_is_not():
     assert metrics["image/clip_fraction_high"] > 0.25  # of the second update, averaged with the first
 
 
+@pytest.mark.slow
 def test_chunks_of_one_update_add_up_to_one_update():
     """The rollouts in two halves of the credit, in one update, against all of them at once."""
     half = np.arange(ROWS)[:, None] < 2
