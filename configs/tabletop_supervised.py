@@ -40,6 +40,6 @@ def get_config(variant: str = "drawing"):
     config.data.sessions = 8
     config.supervised.update(draws=4, drop_pictures=0.0, text_share=0.5)  # an image scale of 1, as in play, never asks for that branch
     config.optimizer.update(name="muon", learning_rate=6e-3, weight_decay=0.01, warmup_steps=100, decay_steps=7000)
-    config.model.remat = True  # on a CPU, too, computing again is quicker than fetching what was kept
+    config.model.remat = "full"  # on a CPU, too, computing again is quicker than fetching what was kept
     config.loop.update(steps=3600, save_every=100, log_every=10, keep=1)
     return presets.on(config, variant, {"drawing": {}, "habit": HABIT})

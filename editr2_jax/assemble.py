@@ -26,6 +26,7 @@ from editr2_jax.models import network as networks
 from editr2_jax.models.bagel import bagel, vae_start
 from editr2_jax.models.bagel import config as sizes
 from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.execution import Execution
 from editr2_jax.models.lora import LoraConfig
 from editr2_jax.models.network import Network
 from editr2_jax.objectives import catalogue
@@ -96,7 +97,7 @@ def model(config) -> Model:
     """Reads the checkpoint (or makes random weights), attaches adapters or marks what full training trains."""
     folder = checkpoint_folder(config.model.checkpoint)
     whole = bagel_weights.load_folder(folder, dtype=jnp.dtype(config.model.dtype))
-    whole.decoder.unroll, whole.decoder.remat = config.model.unroll, config.model.remat
+    whole.decoder.execution = Execution(unroll=config.model.unroll, remat=config.model.remat, attention=config.model.attention)
     if config.train == "lora":
         parts = networks.with_adapter(whole, settings(LoraConfig, config.lora), key=keys.at(config.seed, "adapter"))
     elif config.train == "full":

@@ -41,7 +41,8 @@ def edit_r2() -> ConfigDict:
                 "checkpoint": "tabletop_tiny",  # a folder in the official BAGEL layout, or the name of a shipped one
                 "dtype": "float32",
                 "unroll": 1,  # layers per iteration of the layer scan
-                "remat": False,  # recompute a layer's activations in the backward pass
+                "remat": "none",  # what the backward pass finds of a layer: models/execution.REMAT
+                "attention": "auto",  # or plain, kernel
             },
             "train": "lora",  # or "full"
             "lora": _section(LoraConfig),

@@ -21,6 +21,7 @@ from editr2_jax.models.bagel import bagel
 from editr2_jax.models.bagel import config as configs
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.bagel.config import BagelConfig
+from editr2_jax.models.execution import Execution
 from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.models.lora import LoraConfig
 from editr2_jax.models.network import Network
@@ -63,7 +64,7 @@ def random_model(config: BagelConfig, *, seed: int = 0, unroll: int = 1) -> Bage
         return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * 0.02, leaf.dtype)
 
     model = nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, state))
-    model.decoder.unroll = unroll
+    model.decoder.execution = Execution(unroll=unroll)
     return model
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from editr2_jax.models import lora
 from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.execution import Execution
 from editr2_jax.models.lora import LoraConfig
 
 
@@ -22,10 +23,15 @@ class Network:
 
     graph: nnx.GraphDef
     bare: nnx.GraphDef | None  # without adapters; None where the whole model learns and no reference exists
+    execution: Execution = Execution()
+
+    def run_as(self, execution: Execution) -> Network:
+        """The same network, run another way."""
+        return dataclasses.replace(self, execution=execution)
 
     def policy(self, trainable: nnx.State, frozen: nnx.State) -> Bagel:
         """The model that learns."""
-        return nnx.merge(self.graph, trainable, frozen)
+        return self._made(nnx.merge(self.graph, trainable, frozen))
 
     def reference(self, frozen: nnx.State) -> Bagel:
         """The model with the adapter off. Raises ValueError when there is no adapter."""
@@ -33,7 +39,11 @@ class Network:
             raise ValueError(
                 "full training has no adapter to switch off, so there is no reference: set objective.image.kl_weight to 0 or train=lora."
             )
-        return nnx.merge(self.bare, frozen)
+        return self._made(nnx.merge(self.bare, frozen))
+
+    def _made(self, model: Bagel) -> Bagel:
+        model.decoder.execution = self.execution
+        return model
 
 
 def with_adapter(model: Bagel, config: LoraConfig, *, key: jax.Array) -> tuple[Network, nnx.State, nnx.State]:
@@ -41,7 +51,7 @@ def with_adapter(model: Bagel, config: LoraConfig, *, key: jax.Array) -> tuple[N
     bare, _ = nnx.split(model)
     lora.attach(model, config, key=key)
     graph, trainable, frozen = nnx.split(model, nnx.LoRAParam, ...)
-    return Network(graph, bare), trainable, frozen
+    return Network(graph, bare, model.decoder.execution), trainable, frozen
 
 
 def whole(model: Bagel, parts: tuple[str, ...] = ("decoder", "latent")) -> tuple[Network, nnx.State, nnx.State]:
@@ -51,4 +61,4 @@ def whole(model: Bagel, parts: tuple[str, ...] = ("decoder", "latent")) -> tuple
         raise ValueError(f"cannot train {sorted(unknown)}; a model has the parts {', '.join(known)}.")
     learns = lambda path, value: isinstance(value, nnx.Param) and path[0] in parts  # noqa: E731
     graph, trainable, frozen = nnx.split(model, learns, ...)
-    return Network(graph, None), trainable, frozen
+    return Network(graph, None, model.decoder.execution), trainable, frozen

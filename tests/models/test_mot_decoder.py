@@ -8,6 +8,7 @@ from flax import nnx
 from editr2_jax.models import kv_cache
 from editr2_jax.models.bagel import mot_decoder
 from editr2_jax.models.bagel.mot_decoder import View
+from editr2_jax.models.execution import Execution
 
 GEN = 3  # latent tokens of a block
 RNG = np.random.default_rng(0)
@@ -104,7 +105,7 @@ def test_unrolling_and_recomputing_layers_changes_neither_values_nor_gradients()
         return jax.value_and_grad(loss)(und)
 
     other = nnx.clone(tiny_world.world_model())
-    other.decoder.unroll, other.decoder.remat = 2, True
+    other.decoder.execution = Execution(unroll=2, remat="full")
     plain, cheap = (tiny_world.compiled(learn, model)(UND_TOKENS, GEN_TOKENS) for model in (None, other))
     np.testing.assert_allclose(plain[0], cheap[0], rtol=1e-5)
     np.testing.assert_allclose(plain[1], cheap[1], atol=1e-4)

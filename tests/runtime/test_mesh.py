@@ -1,39 +1,76 @@
-"""The mesh: logical axes find their place, and what does not divide is refused."""
+"""The mesh: sizes, layouts, where logical axes lie, and what is refused because it does not divide."""
 
 import types
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
 from editr2_jax.runtime import mesh
+from editr2_jax.runtime.mesh import Layout, MeshConfig
 
 
-def test_one_data_axis_over_all_devices():
+def _layout(name: str, **sizes: int) -> Layout:
+    """A layout over a mesh of any size: only its shape is looked at."""
+    return Layout(types.SimpleNamespace(shape=dict.fromkeys(mesh.AXES, 1) | sizes), name)
+
+
+def test_the_mesh_holds_all_devices_on_named_automatic_axes():
     made = mesh.make()
-    assert made.axis_names == ("data",) and made.size == jax.device_count() and made.axis_types == (AxisType.Auto,)
+    assert made.axis_names == mesh.AXES and made.size == jax.device_count()
+    assert made.axis_types == (AxisType.Auto,) * len(mesh.AXES)
 
 
-def test_rows_are_cut_along_data_and_the_rest_is_whole():
-    spec = mesh.sharding(mesh.make(), "batch", "width", None).spec
-    assert tuple(spec) == ("data", None, None)
+def test_an_axis_of_minus_one_takes_what_is_left():
+    assert MeshConfig(tensor=4).sizes(64) == (1, 16, 4, 1)
+    assert MeshConfig(data=2, fsdp=8, tensor=1).sizes(16) == (2, 8, 1, 1)
+
+
+def test_sizes_that_do_not_multiply_to_the_devices_are_refused():
+    with pytest.raises(ValueError, match="the mesh data 1 x fsdp 3 x tensor 1 x sequence 1 does not hold 8 devices"):
+        MeshConfig(fsdp=3).sizes(8)
+    with pytest.raises(ValueError, match="does not hold 8 devices"):
+        MeshConfig(tensor=3).sizes(8)
+    with pytest.raises(ValueError, match="-1 to at most one axis"):
+        MeshConfig(data=-1)
+    with pytest.raises(ValueError, match="MeshConfig.train is 'zero'; choose one of fsdp, tensor, resident"):
+        MeshConfig(train="zero")
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "rows"),
+    [
+        ("fsdp", PartitionSpec(None, ("fsdp", "tensor"), None), PartitionSpec(("fsdp", "tensor"))),
+        ("tensor", PartitionSpec(None, "fsdp", "tensor"), PartitionSpec("fsdp")),
+        ("resident", PartitionSpec(None, None, "tensor"), PartitionSpec("fsdp")),
+    ],
+)
+def test_a_layout_says_where_weights_and_rows_lie(name, weight, rows):
+    layout = _layout(name, fsdp=16, tensor=4)
+    assert layout.spec("layers", "width", "heads") == weight
+    assert layout.spec("batch") == rows
 
 
 def test_without_axes_every_device_has_a_copy():
-    placed = jax.device_put(np.arange(3), mesh.sharding(mesh.make()))
+    placed = jax.device_put(np.arange(3), Layout(mesh.make(), "fsdp").sharding())
     assert placed.sharding.is_fully_replicated
 
 
+def test_a_constraint_names_the_leading_axes_of_every_leaf():
+    layout = Layout(mesh.make(), "fsdp")
+    told = jax.jit(lambda tree: layout.constrain(tree, "batch", None))({"a": np.ones((2, 3, 4)), "b": np.ones(2)})
+    assert told["a"].shape == (2, 3, 4) and told["b"].shape == (2,)
+    assert mesh.constrain(None, told, "batch") is told
+
+
 def test_an_unknown_axis_is_named():
-    with pytest.raises(ValueError, match="unknown logical axis 'rows'; known are batch"):
-        mesh.sharding(mesh.make(), "rows")
+    with pytest.raises(ValueError, match="layout 'fsdp': unknown logical axis 'rows'; known are layers"):
+        _layout("fsdp").spec("rows")
 
 
-def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
-    four = types.SimpleNamespace(shape={"data": 4})
-    monkeypatch.setattr(mesh, "sharding", lambda _, axis: types.SimpleNamespace(spec=(mesh.LOGICAL_AXES[axis],)))
-    mesh.check_divides(four, "data.batch", "batch", 8)
-    mesh.check_divides(four, "model.width", "width", 7)
-    with pytest.raises(ValueError, match=r"data.batch is 6, which 4 devices along 'batch' cannot share evenly; make it a multiple of 4"):
-        mesh.check_divides(four, "data.batch", "batch", 6)
+def test_a_size_that_devices_cannot_share_is_refused():
+    layout = _layout("fsdp", fsdp=2, tensor=2)
+    layout.check_divides("step.rows", "batch", 8)
+    with pytest.raises(ValueError, match=r"step.rows is 6, which layout 'fsdp' cuts along 'batch' into 4 pieces \(data 1 x fsdp 2 x"):
+        layout.check_divides("step.rows", "batch", 6)

@@ -31,10 +31,10 @@ def _pictures_at_once(height: int, width: int) -> int:
 class Bagel(nnx.Module):
     """The whole model; `vae` is filled from its own checkpoint file."""
 
-    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, unroll: int = 1, remat: bool = False):
+    def __init__(self, config: BagelConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
         c = self.config = config
         token_dim = c.latent_patch**2 * c.vae.latent_channels
-        self.decoder = MoTDecoder(c.decoder, rngs=rngs, dtype=dtype, unroll=unroll, remat=remat)
+        self.decoder = MoTDecoder(c.decoder, rngs=rngs, dtype=dtype)
         self.latent = LatentTokens(width=c.decoder.width, token_dim=token_dim, side=c.latent_side, rngs=rngs, dtype=dtype)
         self.vit = Vit(c.vit, rngs=rngs, dtype=dtype)
         self.connector = Connector(c.vit.width, c.decoder.width, rngs=rngs, dtype=dtype)

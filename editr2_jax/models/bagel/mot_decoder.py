@@ -16,10 +16,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from editr2_jax.models import attention
 from editr2_jax.models.bagel.config import DecoderConfig
+from editr2_jax.models.execution import ATTENDED, Execution
 from editr2_jax.models.lora import Linear
 
 
@@ -66,11 +68,14 @@ class Expert(nnx.Module):
         q = attention.rms_norm(q, self.q_norm.scale[...], c.rms_eps)
         return q, attention.rms_norm(k, self.k_norm.scale[...], c.rms_eps), v
 
-    def finish(self, x: Float[Array, "B R T D"], attended: Float[Array, "B R T HD"], c: DecoderConfig) -> Float[Array, "B R T D"]:
+    def finish(
+        self, x: Float[Array, "B R T D"], attended: Float[Array, "B R T HD"], c: DecoderConfig, run: Execution
+    ) -> Float[Array, "B R T D"]:
         """Output projection and gated MLP, both residual."""
         x = x + self.o(attended)
         y = attention.rms_norm(x, self.post_norm.scale[...], c.rms_eps)
-        return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y))
+        inner = run.constrain(jax.nn.silu(self.gate(y)) * self.up(y), "batch", None, None, "inner")
+        return x + self.down(inner)
 
 
 class Layers(nnx.Module):
@@ -79,6 +84,10 @@ class Layers(nnx.Module):
     def __init__(self, c: DecoderConfig, *, rngs: nnx.Rngs, dtype):
         self.und = Expert(c, stack=c.layers, rngs=rngs, dtype=dtype)
         self.gen = Expert(c, stack=c.layers, rngs=rngs, dtype=dtype)
+
+    def experts(self, drawing: bool) -> tuple[Expert, ...]:
+        """The experts that a block needs: without latents among its tokens, `und` alone."""
+        return (self.und, self.gen) if drawing else (self.und,)
 
 
 def join(und: Array, gen: Array | None) -> Array:
@@ -97,8 +106,8 @@ def _part(x: Array, gen_tokens: int) -> tuple[Array, Array | None]:
 class MoTDecoder(nnx.Module):
     """Token embedding, the layers, the final norms and the text head."""
 
-    def __init__(self, c: DecoderConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, unroll: int = 1, remat: bool = False):
-        self.config, self.unroll, self.remat = c, unroll, remat
+    def __init__(self, c: DecoderConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.config, self.execution = c, Execution()
         self.embed = nnx.Param(jax.random.normal(rngs.params(), (c.vocab, c.width), dtype) * jnp.asarray(0.02, dtype))
         self.layers = Layers(c, rngs=rngs, dtype=dtype)
         self.norm_und = Norm(c.width, dtype=dtype)
@@ -136,34 +145,35 @@ class MoTDecoder(nnx.Module):
 
     def _through(self, und, gen, positions, views, mask, look: Callable | None = None):
         """A block through all layers: und, gen, (keys, values), and per layer what `look` makes of (q, k, mask, caches)."""
-        c = self.config
+        c, run = self.config, self.execution
         b, r, t = positions.shape
         gen_tokens = 0 if gen is None else gen.shape[2]
         mask = jnp.ones((b, r, t, t), bool) if mask is None else mask
         cos, sin = attention.rotary_table(positions, c.head_dim, c.rope_theta)
-        graph, stacked = nnx.split(self.layers)
+        graphs, stacked = zip(*map(nnx.split, self.layers.experts(gen_tokens > 0)), strict=True)  # of one expert, where the other rests
 
         def layer(carry, xs):
             """One layer: hidden states in and out, the block's keys and values [B, R, K, T, d], and the look."""
             hidden_und, hidden_gen = carry
             one, caches = xs
-            experts = nnx.merge(graph, one)
-            q, k, v = experts.und.project(hidden_und, c)
+            expert_und, *expert_gen = map(nnx.merge, graphs, one)
+            q, k, v = expert_und.project(hidden_und, c)
             if gen_tokens:
-                q, k, v = (join(a, z) for a, z in zip((q, k, v), experts.gen.project(hidden_gen, c), strict=True))
+                q, k, v = (join(a, z) for a, z in zip((q, k, v), expert_gen[0].project(hidden_gen, c), strict=True))
             q, k = attention.rotate(q, cos, sin), attention.rotate(k, cos, sin)
+            q, k, v = (run.constrain(x, "batch", None, None, "heads") for x in (q, k, v))
             seen = tuple((ck, cv, view.visible) for (ck, cv), view in zip(caches, views, strict=True))
-            attended_und, attended_gen = _part(attention.attend(q, k, v, mask, seen), gen_tokens)
-            hidden_und = experts.und.finish(hidden_und, attended_und, c)
+            attended = checkpoint_name(attention.attend(q, k, v, mask, seen), ATTENDED)
+            attended_und, attended_gen = _part(run.constrain(attended, "batch", None, None, "heads"), gen_tokens)
+            hidden_und = run.constrain(expert_und.finish(hidden_und, attended_und, c, run), "batch")
             if gen_tokens:
-                hidden_gen = experts.gen.finish(hidden_gen, attended_gen, c)
+                hidden_gen = run.constrain(expert_gen[0].finish(hidden_gen, attended_gen, c, run), "batch")
             own = k.transpose(0, 1, 3, 2, 4), v.transpose(0, 1, 3, 2, 4)
             return (hidden_und, hidden_gen), (own, None if look is None else look(q, k, mask, seen))
 
-        if self.remat:
-            layer = jax.checkpoint(layer, prevent_cse=False, policy=jax.checkpoint_policies.nothing_saveable)
         caches = tuple((view.k, view.v) for view in views)
-        (und, gen), (kv, looks) = jax.lax.scan(layer, (und, gen), (stacked, caches), unroll=self.unroll)
+        start = run.constrain((und, gen), "batch")
+        (und, gen), (kv, looks) = jax.lax.scan(run.checkpoint(layer), start, (stacked, caches), unroll=run.unroll)
         und = attention.rms_norm(und, self.norm_und.scale[...], c.rms_eps)
         gen = None if gen is None else attention.rms_norm(gen, self.norm_gen.scale[...], c.rms_eps)
         return und, gen, kv, looks

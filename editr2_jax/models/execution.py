@@ -1,0 +1,57 @@
+"""How a model is run: nothing here changes what it computes, beyond rounding.
+
+A model is merged from its weights in every compiled function; how that function wants it run is set on the merged model, so one set of
+weights serves phases that differ in layout, attention and what they keep for the backward pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from editr2_jax.runtime import mesh
+from editr2_jax.runtime.mesh import Layout
+
+ATTENDED = "attended"  # what attention gave, by its name in a checkpoint policy
+_POLICIES = jax.checkpoint_policies
+REMAT: dict[str, Callable | None] = {  # what the backward pass finds; everything else of a layer is computed again
+    "none": None,  # everything
+    "full": _POLICIES.nothing_saveable,  # the layer's input
+    "attention": _POLICIES.save_only_these_names(ATTENDED),  # and what attention gave: its kernel runs once forward, once backward
+    "dots": _POLICIES.dots_with_no_batch_dims_saveable,  # and every matrix product
+}
+ATTENTION = (
+    "auto",  # the kernel on a TPU where a block is long enough for it, the plain products elsewhere
+    "plain",  # scores in memory
+    "kernel",  # always the kernel
+    "interpreted",  # the kernel, interpreted: for tests on other machines
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How the decoder runs."""
+
+    unroll: int = 1  # layers per iteration of the layer scan
+    remat: str = "none"  # one of REMAT
+    attention: str = "auto"  # one of ATTENTION
+    layout: Layout | None = None  # None: one device, or wherever the compiler puts things
+
+    def __post_init__(self):
+        for name, known in (("remat", REMAT), ("attention", ATTENTION)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"Execution.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")
+        if self.unroll < 1:
+            raise ValueError(f"Execution.unroll is {self.unroll}; give at least 1.")
+
+    def constrain(self, x, *logical: str | None):
+        """x, told where it lies; see `Layout.constrain`."""
+        return mesh.constrain(self.layout, x, *logical)
+
+    def checkpoint(self, layer: Callable) -> Callable:
+        """A layer of a scan with its policy for the backward pass."""
+        if self.remat == "none":
+            return layer
+        return jax.checkpoint(layer, prevent_cse=False, policy=REMAT[self.remat])
