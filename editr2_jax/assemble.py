@@ -22,6 +22,7 @@ from editr2_jax.data import images, pipeline
 from editr2_jax.data.tokenizer import Tokenizer, train_tiny
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.flow.sde_window import WindowConfig
+from editr2_jax.models import logical_axes
 from editr2_jax.models import network as networks
 from editr2_jax.models.bagel import bagel, vae_start
 from editr2_jax.models.bagel import config as sizes
@@ -48,6 +49,8 @@ from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
 from editr2_jax.runtime import keys
+from editr2_jax.runtime import mesh as meshes
+from editr2_jax.runtime.mesh import Layouts, MeshConfig
 from editr2_jax.tabletop import perception, world
 from editr2_jax.tabletop.perception_answers import TabletopAnswerer
 from editr2_jax.training.state import Averages
@@ -85,26 +88,49 @@ class Model:
     config: sizes.BagelConfig
     network: Network
     trainable: nnx.State
-    frozen: nnx.State
+    frozen: nnx.State  # as the update wants it
     tokenizer: Tokenizer
+    layouts: Layouts | None = None  # None: one device
+    frozen_in_play: nnx.State | None = None  # a copy in the layout of play; None where both want the same
 
     @property
     def weights(self) -> Weights:
-        return Weights(trainable=self.trainable, frozen=self.frozen)
+        """The untrained model's weights, for play."""
+        return self.to_play(self.trainable)
+
+    def to_play(self, trainable: nnx.State) -> Weights:
+        """Weights for play: what learns is moved to where play wants it; the frozen ones are there already."""
+        if self.frozen_in_play is None:
+            return Weights(trainable=trainable, frozen=self.frozen)
+        return Weights(trainable=logical_axes.place(trainable, self.layouts.rollout), frozen=self.frozen_in_play)
 
 
 def model(config) -> Model:
-    """Reads the checkpoint (or makes random weights), attaches adapters or marks what full training trains."""
+    """Reads the checkpoint, attaches adapters or marks what full training trains; over the devices of the mesh, where there are several."""
     folder = checkpoint_folder(config.model.checkpoint)
-    whole = bagel_weights.load_folder(folder, dtype=jnp.dtype(config.model.dtype))
-    whole.decoder.execution = Execution(unroll=config.model.unroll, remat=config.model.remat, attention=config.model.attention)
+    layouts = meshes.layouts(settings(MeshConfig, config.mesh))
+    where = None if layouts is None else logical_axes.placing(layouts.train)
+    whole = bagel_weights.load_folder(folder, dtype=jnp.dtype(config.model.dtype), sharding=where)
     if config.train == "lora":
-        parts = networks.with_adapter(whole, settings(LoraConfig, config.lora), key=keys.at(config.seed, "adapter"))
+        network, trainable, frozen = networks.with_adapter(whole, settings(LoraConfig, config.lora), key=keys.at(config.seed, "adapter"))
     elif config.train == "full":
-        parts = networks.whole(whole, tuple(config.parts))
+        network, trainable, frozen = networks.whole(whole, tuple(config.parts))
     else:
         raise ValueError(f"train is {config.train!r}; choose lora or full.")
-    return Model(whole.config, *parts, matching_tokenizer(folder, whole.config))
+    network = network.run_as(*executions(config, layouts))
+    tokenizer = matching_tokenizer(folder, whole.config)
+    if layouts is None:
+        return Model(whole.config, network, trainable, frozen, tokenizer)
+    trainable, frozen = (logical_axes.place(part, layouts.train) for part in (trainable, frozen))
+    in_play = logical_axes.place(frozen, layouts.rollout) if layouts.differ else None
+    return Model(whole.config, network, trainable, frozen, tokenizer, layouts, in_play)
+
+
+def executions(config, layouts: Layouts | None, *, platform: str = "") -> tuple[Execution, Execution]:
+    """How learning runs the model, and how play does: nothing is kept there for a way back."""
+    own = {name: config.model[name] for name in ("unroll", "remat", "attention")}
+    learn = Execution(**own, layout=layouts and layouts.train, platform=platform)
+    return learn, dataclasses.replace(learn, remat="none", layout=layouts and layouts.rollout)
 
 
 def matching_tokenizer(folder: Path, config: sizes.BagelConfig) -> Tokenizer:

@@ -184,6 +184,7 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
         config=assemble.settings(StepConfig, config.step),
         record=lambda record: _record(config, directory, record, **told),
         first_step=first_step,
+        to_play=model.to_play,
     )
 
 
@@ -220,7 +221,7 @@ def examine(config, *, run: Path | None, only: Sequence[str] = (), say: Say) -> 
         say(told_size(model, config) + ("; untrained" if state is None else f"; step {int(state.step)} of {run}"))
         optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
         recipe = make_recipe(config, model, assemble.player(config, model.network), optimizer, Path(scratch), first_step=0)
-        weights = Weights(trainable=plays, frozen=model.frozen)
+        weights = model.to_play(plays)
         begun = workdir.read_json(run / "versions.json") if run and (run / "versions.json").exists() else {}
         with recipe.suite:
             yield from checks.run(_subject(config, settings, model, weights, recipe, data, begun), names)
@@ -337,7 +338,7 @@ class _Evaluations:
         folder = self._directory / "eval" / str(int(state.step))
         if (folder / tables.SUMMARY).exists():
             return None
-        weights = Weights(trainable=state.shown, frozen=self._model.frozen)
+        weights = self._model.to_play(state.shown)
         with assemble.suite(self._config, lambda: merged(self._model.network, weights)) as suite:
             outcome = runner.play(
                 self._player,
@@ -382,7 +383,7 @@ def edit(config, *, image: str, instructions: Sequence[str], out: Path, run: Pat
         config.model.checkpoint = checkpoint or config.model.checkpoint
     picture, folder = images.read_picture(image), workdir.writable(out, flag="--out")
     model = assemble.model(config)
-    weights = model.weights if run is None else Weights(trainable=last_state(config, model, run).shown, frozen=model.frozen)
+    weights = model.weights if run is None else model.to_play(last_state(config, model, run).shown)
     picture = images.fit(picture, assemble.buckets(model.config).choose(*picture.shape[:2]))
     sample = Sample(session=by_hand(image, instructions), picture=picture)
     player = assemble.player(config, model.network).quiet()
@@ -430,7 +431,8 @@ def state_at(config, model: Model, run: Path, step: int) -> TrainState:
 
 def fresh_state(config, model: Model) -> TrainState:
     """The state before the first step."""
-    return states.create(model.trainable, assemble.settings(OptimizerConfig, config.optimizer).build(), assemble.averages(config))
+    optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
+    return states.create(model.trainable, optimizer, assemble.averages(config), layout=model.layouts and model.layouts.train)
 
 
 # Out again -----------------------------------------------------------------------------------------------------------------------

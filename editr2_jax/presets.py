@@ -25,6 +25,7 @@ from editr2_jax.policies.context import Slots
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
+from editr2_jax.runtime.mesh import MeshConfig
 from editr2_jax.training.edit_r2 import StepConfig
 from editr2_jax.training.loop import LoopConfig
 from editr2_jax.training.state import OptimizerConfig
@@ -44,6 +45,7 @@ def edit_r2() -> ConfigDict:
                 "remat": "none",  # what the backward pass finds of a layer: models/execution.REMAT
                 "attention": "auto",  # or plain, kernel
             },
+            "mesh": _section(MeshConfig),
             "train": "lora",  # or "full"
             "lora": _section(LoraConfig),
             "parts": ("decoder", "latent"),  # what full training trains

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from editr2_jax.models.execution import HERE, Execution
 from editr2_jax.models.pieces import in_pieces
 
 _CACHE_BYTES = 1 << 20  # scores that a CPU core keeps close: going through the rows in pieces of this size halves the time on a laptop
@@ -46,6 +47,8 @@ def attend(
     v: Float[Array, "B R T K d"],
     block_mask: Bool[Array, "B R T T"],
     views: tuple[tuple[Float[Array, "B K S d"], Float[Array, "B K S d"], Bool[Array, "B Rv S"]], ...],
+    *,
+    run: Execution = HERE,
 ) -> Float[Array, "B R T H*d"]:
     """Attention of every new token to its block and, through a view, to a cache.
 
@@ -53,7 +56,7 @@ def attend(
     beyond them, the block attends to itself alone. Softmax in float32.
     """
     row_bytes = 4 * q.shape[1] * q.shape[2] * q.shape[3] * (k.shape[2] + max((keys.shape[2] for keys, *_ in views), default=0))
-    return in_pieces(lambda xs: _attend(*xs), (q, k, v, block_mask, views), at_once=max(1, _CACHE_BYTES // row_bytes))
+    return in_pieces(lambda xs: _attend(*xs), (q, k, v, block_mask, views), at_once=max(1, _CACHE_BYTES // row_bytes), run=run)
 
 
 def weights(

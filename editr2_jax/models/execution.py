@@ -32,12 +32,13 @@ ATTENTION = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How the decoder runs."""
+    """How a model runs."""
 
     unroll: int = 1  # layers per iteration of the layer scan
     remat: str = "none"  # one of REMAT
     attention: str = "auto"  # one of ATTENTION
     layout: Layout | None = None  # None: one device, or wherever the compiler puts things
+    platform: str = ""  # that the program is for; empty: the one at hand
 
     def __post_init__(self):
         for name, known in (("remat", REMAT), ("attention", ATTENTION)):
@@ -45,6 +46,16 @@ class Execution:
                 raise ValueError(f"Execution.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")
         if self.unroll < 1:
             raise ValueError(f"Execution.unroll is {self.unroll}; give at least 1.")
+
+    @property
+    def on(self) -> str:
+        """The platform that the program is for: cpu, tpu, gpu."""
+        return self.platform or jax.default_backend()
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether rows go through in pieces that fit a CPU's caches: elsewhere, and over many devices, all together."""
+        return self.on == "cpu" and self.layout is None
 
     def constrain(self, x, *logical: str | None):
         """x, told where it lies; see `Layout.constrain`."""
@@ -55,3 +66,6 @@ class Execution:
         if self.remat == "none":
             return layer
         return jax.checkpoint(layer, prevent_cse=False, policy=REMAT[self.remat])
+
+
+HERE = Execution()  # on the device at hand, as plainly as it goes

@@ -57,26 +57,36 @@ def of(path: str) -> Axes:
 def placing(layout: Layout) -> Callable[[str, tuple[int, ...]], jax.sharding.NamedSharding]:
     """(dotted path, shape) -> where the parameter lives. Raises ValueError for a size that the mesh does not divide."""
 
-    def place(path: str, shape: tuple[int, ...]) -> jax.sharding.NamedSharding:
+    def where(path: str, shape: tuple[int, ...]) -> jax.sharding.NamedSharding:
         axes = of(path)
         for name, size in zip(axes, shape, strict=False):
             if name is not None:
                 layout.check_divides(f"axis {name!r} of {path}", name, size)
         return layout.sharding(*axes)
 
-    return place
+    return where
 
 
 def shardings(state: nnx.State, layout: Layout) -> nnx.State:
     """A state like the given one (abstract or real) with a sharding in the place of every array."""
-    place = placing(layout)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: place(dotted(path), leaf.shape), state)
+    where = placing(layout)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: where(dotted(path), leaf.shape), state)
 
 
 def dotted(path: tuple[Any, ...]) -> str:
     """The dotted name of a leaf of an nnx.State."""
     names = [str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path]
     return ".".join(names[:-1] if names[-1] == "value" else names)
+
+
+def place(state: nnx.State, layout: Layout) -> nnx.State:
+    """The state, moved to where the layout puts it. On several processes each must hold equal values, or parts of one global state."""
+    return jax.tree.map(jax.device_put, state, shardings(state, layout))
+
+
+def constrain(state: nnx.State, layout: Layout | None) -> nnx.State:
+    """Inside a compiled function: the state, told where the layout puts it; without a layout, as it is."""
+    return state if layout is None else jax.tree.map(jax.lax.with_sharding_constraint, state, shardings(state, layout))
 
 
 def abstract(state: nnx.State, layout: Layout) -> nnx.State:

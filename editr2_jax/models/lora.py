@@ -49,7 +49,7 @@ class Linear(nnx.Module):
 
     def attach(self, rank: int, alpha: float, key: jax.Array) -> None:
         """Adds a fresh adapter; its leaves are float32 whatever the base is."""
-        *lead, inputs, outputs = self.w[...].shape
+        *lead, inputs, outputs = self.w.shape
         bound = math.sqrt(3.0 / inputs)
         self.lora_a = nnx.data(nnx.LoRAParam(jax.random.uniform(key, (*lead, inputs, rank), jnp.float32, -bound, bound)))
         self.lora_b = nnx.data(nnx.LoRAParam(jnp.zeros((*lead, rank, outputs), jnp.float32)))

@@ -13,7 +13,7 @@ from flax import nnx
 
 from editr2_jax.models import lora
 from editr2_jax.models.bagel.bagel import Bagel
-from editr2_jax.models.execution import Execution
+from editr2_jax.models.execution import HERE, Execution
 from editr2_jax.models.lora import LoraConfig
 
 
@@ -23,11 +23,16 @@ class Network:
 
     graph: nnx.GraphDef
     bare: nnx.GraphDef | None  # without adapters; None where the whole model learns and no reference exists
-    execution: Execution = Execution()
+    execution: Execution = HERE  # how learning runs it
+    play: Execution | None = None  # how play does; None: likewise
 
-    def run_as(self, execution: Execution) -> Network:
+    def run_as(self, execution: Execution, play: Execution | None = None) -> Network:
         """The same network, run another way."""
-        return dataclasses.replace(self, execution=execution)
+        return dataclasses.replace(self, execution=execution, play=play)
+
+    def for_play(self) -> Network:
+        """The network as play runs it."""
+        return self if self.play is None else self.run_as(self.play)
 
     def policy(self, trainable: nnx.State, frozen: nnx.State) -> Bagel:
         """The model that learns."""

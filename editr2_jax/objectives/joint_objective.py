@@ -72,16 +72,18 @@ def gradients(
     objective: ObjectiveConfig,
     policy: PolicyConfig,
     behaviour: Any = None,
+    place: Callable[[Any], Any] = lambda gradient: gradient,
 ) -> tuple[Any, Float[Array, ""], dict[str, Array]]:
     """Gradient of a chunk's loss with respect to `trainable`, the loss, and metrics; `policy_of` makes the model of some `trainable`.
 
     `rollouts` is n, of all chunks of an update, so that they add up; where chunks have unequal turns, the others' are counted in turns of
     this one, and every turn of the update weighs the same. `reference` may be None where no term needs it. `behaviour` is the trainable
-    part of the policy that played; None says that it is `trainable` itself, which spares a pass. Each pass is differentiated on its own and
-    added up: the gradient of the whole scan would be the same, but would run every pass forward twice.
+    part of the policy that played; None says that it is `trainable` itself, which spares a pass. `place` tells the compiler where
+    a gradient lies. Each pass is differentiated on its own and added up: the gradient of the whole scan would be the same, but would run
+    every pass forward twice.
     """
     turns = played.step.shape[1]
-    total, metrics, summed = jnp.float32(0), {}, jax.tree.map(jnp.zeros_like, trainable)
+    total, metrics, summed = jnp.float32(0), {}, place(jax.tree.map(jnp.zeros_like, trainable))
     frozen = jax.lax.stop_gradient(trainable)
     models = _Models(
         policy=policy_of(frozen),
@@ -98,7 +100,7 @@ def gradients(
                 return scale * value, statistics
 
             (value, statistics), gradient = jax.value_and_grad(scaled, has_aux=True)(trainable)
-            return (carry[0] + value, jax.tree.map(jnp.add, carry[1], gradient)), statistics
+            return (carry[0] + value, jax.tree.map(jnp.add, carry[1], place(gradient))), statistics
 
         (total, summed), statistics = jax.lax.scan(add_pass, (total, summed), term.passes)
         metrics |= _named(term.name, statistics)

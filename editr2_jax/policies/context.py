@@ -21,6 +21,7 @@ from editr2_jax.models import kv_cache
 from editr2_jax.models.bagel.bagel import Bagel, empty_cache
 from editr2_jax.models.bagel.config import BagelConfig
 from editr2_jax.models.bagel.mot_decoder import View
+from editr2_jax.models.execution import Execution
 from editr2_jax.models.kv_cache import KVCache
 
 BRANCHES = 3  # full context, without the instruction, without pictures
@@ -120,6 +121,17 @@ def begin(model: Bagel, picture: UInt8[Array, "B H W 3"], *, capacity: tuple[int
     return add_picture(model, blank, picture)
 
 
+def of_groups(model: Bagel, picture: UInt8[Array, "P H W 3"], *, group: int, capacity: tuple[int, int]) -> Context:
+    """A context for every member of P groups. A source picture is encoded once for its group, wherever a group has its devices to itself;
+    where devices hold parts of several groups, encoding it in place costs less than moving what was encoded."""
+    run = model.decoder.execution
+    together = run.layout is None or picture.shape[0] % run.layout.parts("batch") == 0
+    if not together:
+        picture = jnp.repeat(picture, group, axis=0)
+    context = begin(model, run.constrain(picture, "batch"), capacity=capacity)
+    return placed(repeat(context, group) if together else context, run)
+
+
 def add_picture(model: Bagel, context: Context, picture: UInt8[Array, "B H W 3"]) -> Context:
     """The picture enters the full context only; right after it, nothing is left to hide."""
     full = model.append_picture(context.full, picture)
@@ -136,6 +148,17 @@ def add_instruction(model: Bagel, context: Context, ids: Int[Array, "B T"], coun
         instruction=jnp.broadcast_to((slots >= start) & (slots < start + ids.shape[1]), context.instruction.shape),
         rope_before=context.full.rope,
     )
+
+
+def placed(context: Context, run: Execution) -> Context:
+    """The context, told where its rows, heads and slots lie."""
+
+    def cache(one: KVCache) -> KVCache:
+        kv = run.constrain({"k": one.k, "v": one.v}, "layers", "batch", "heads", "sequence")
+        return dataclasses.replace(one, **kv, **run.constrain({"valid": one.valid, "rope": one.rope}, "batch"))
+
+    rows = run.constrain({"instruction": context.instruction, "rope_before": context.rope_before}, "batch")
+    return Context(full=cache(context.full), text=cache(context.text), **rows)
 
 
 def sight(context: Context) -> Sight:

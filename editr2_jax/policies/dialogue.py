@@ -105,7 +105,8 @@ def replay(model: Bagel, script: Script, slots: Slots) -> Replay:
     """Reads a played dialogue into fresh caches. The caller decides whether gradients flow through them."""
     height, width = script.source.shape[1:3]
     capacity = slots.capacity(model.config, turns=script.turns, height=height, width=width)
-    context = contexts.repeat(contexts.begin(model, script.source, capacity=capacity), script.group)
+    run = model.decoder.execution
+    context = contexts.of_groups(model, script.source, group=script.group, capacity=capacity)
     thinking = [(context.full.valid[None], context.full.rope[None])]
     context = contexts.add_instruction(model, context, script.instruction[:, 0], script.instruction_count[:, 0])
     drawing = [jax.tree.map(lambda x: x[None], contexts.sight(context))]
@@ -114,7 +115,7 @@ def replay(model: Bagel, script: Script, slots: Slots) -> Replay:
         picture, ids, count = xs
         context = contexts.add_picture(model, context, picture)
         before = context.full.valid, context.full.rope
-        context = contexts.add_instruction(model, context, ids, count)
+        context = contexts.placed(contexts.add_instruction(model, context, ids, count), run)
         return context, (before, contexts.sight(context))
 
     if script.turns > 1:

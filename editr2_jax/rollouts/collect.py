@@ -21,7 +21,7 @@ from editr2_jax.policies.intent_policy import Intent
 from editr2_jax.records import Episode, Sample, Session
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
-from editr2_jax.runtime import keys
+from editr2_jax.runtime import keys, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,11 @@ class Rollout:
 
     samples: tuple[Sample, ...]  # B, the members of a group in a row
     played: Played
-    pictures: np.ndarray  # uint8 [B, T, H, W, 3]
+    pictures: np.ndarray  # uint8 [B, T, H, W, 3]; on several processes, zeros in the rows that are not here
     intents: tuple[tuple[str | None, ...], ...]  # [B][T] what conditioned the picture; None for the instruction itself
     answers: tuple[tuple[str | None, ...], ...]  # [B][T] what the model wrote
     fallback: np.ndarray  # bool [B, T]: the answer had no intent in it, the instruction stood in
+    here: np.ndarray  # bool [B]: the rows that belong to this process
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -50,7 +51,7 @@ def shape_of(sample: Sample, turns: int) -> Shape:
     return Shape(*sample.picture.shape[:2], min(turns, len(sample.session.turns)))
 
 
-OnTurn = Callable[[int, Sequence[Episode]], None]
+OnTurn = Callable[[int, Sequence[Episode | None]], None]
 
 
 def play(
@@ -70,12 +71,13 @@ def play(
         key: of all that this iteration draws.
         iteration: its number, which a sliding window depends on.
         seed: the run's, which the initial noise that a dialogue keeps for the run depends on.
-        on_turn: on_turn(t, episodes) is called with the episodes of a turn as soon as its pictures are there.
+        on_turn: on_turn(t, episodes) is called with the episodes of a turn as soon as its pictures are there; None stands for the rows
+            of other processes.
 
     Raises:
         ValueError: words have no room in their slots; or the config asks for an iteration or a seed that is not told.
     """
-    config, rows = player.config, len(samples)
+    config, count = player.config, len(samples)
     group = sum(sample.group == samples[0].group for sample in samples)
     size = samples[0].picture.shape[:2]
     source = np.stack([sample.picture for sample in samples[::group]])
@@ -86,8 +88,8 @@ def play(
 
     context = player.open(weights, source, group=group, turns=turns)
     texts = [(row[0], None, False) for row in instructions]  # per row: what conditions the picture, the answer, whether it fell back
-    segments, intent = _no_question(config, rows), _no_intent(config, rows)
-    pictures, parts, words = [], [], []
+    segments, intent = _no_question(config, count), _no_intent(config, count)
+    pictures, on_device, parts, words = [], [], [], []
     for t in range(turns):
         ids = pad_tokens(
             [_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.of_turn(t), what=f"the instruction of turn {t}"
@@ -102,18 +104,21 @@ def play(
             if config.reconstruct:
                 segments = _question(tokenizer, config, instructions, t + 1)
                 intent = player.think(weights, context, segments, streams.member("intent", t + 1))
-        pictures.append(np.asarray(picture))  # waits for this turn's pictures only: what follows is already under way
-        on_turn(t, [_episode(sample, pictures, i) for i, sample in enumerate(samples)])
+        on_device.append(picture)
+        pictures.append(rows.local(picture))  # waits for this turn's pictures only: what follows is already under way
+        here = rows.owned(picture)
+        on_turn(t, [_episode(sample, pictures, i) if here[i] else None for i, sample in enumerate(samples)])
         if t + 1 < turns:
             texts = list(_read(tokenizer, config, intent, instructions, t + 1))
     by_row = list(zip(*words, strict=True))
     return Rollout(
         samples=tuple(samples),
-        played=_stack(source, pictures, parts),
+        played=_stack(source, on_device, parts),
         pictures=np.stack(pictures, axis=1),
         intents=tuple(tuple(None if answer is None else text for text, answer, _ in row) for row in by_row),
         answers=tuple(tuple(answer for _, answer, _ in row) for row in by_row),
         fallback=np.asarray([[fell_back for *_, fell_back in row] for row in by_row]),
+        here=here,
     )
 
 
@@ -236,7 +241,7 @@ def _read(tokenizer, config, intent: Intent, instructions: Sequence[Sequence[str
         yield text, answer, fell_back
 
 
-def _stack(source: np.ndarray, pictures: list[np.ndarray], parts: list) -> Played:
+def _stack(source: np.ndarray, pictures: list[jax.Array], parts: list) -> Played:
     """Puts the turns side by side on axis 1."""
     by_turn = lambda xs: jnp.stack([jnp.asarray(x) for x in xs], axis=1)  # noqa: E731
     ids, segments, intents, drawn = zip(*parts, strict=True)

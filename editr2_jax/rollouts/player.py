@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +84,7 @@ class Player:
 
     def __init__(self, network: Network, config: RolloutConfig):
         """Plays with noise: a stochastic window, and intents drawn at the temperature."""
-        self.network, self.config = network, config
+        self.network, self.config = network.for_play(), config
         self.open = jax.jit(self._open, static_argnames=("group", "turns"))
         self.instruct = jax.jit(self._instruct, donate_argnames=("context",))
         self.look = jax.jit(self._look, donate_argnames=("context",))
@@ -118,13 +117,15 @@ class Player:
         """The source pictures, encoded once per session, before every member of the group."""
         model = self._model(weights)
         capacity = self.config.policy.slots.capacity(model.config, turns=turns, height=source.shape[1], width=source.shape[2])
-        return contexts.repeat(contexts.begin(model, source, capacity=capacity), group)
+        return contexts.of_groups(model, source, group=group, capacity=capacity)
 
     def _instruct(self, weights: Weights, context: Context, ids: Int[Array, "B Ti"], count: Int[Array, "B"]) -> Context:
-        return contexts.add_instruction(self._model(weights), context, ids, count)
+        model = self._model(weights)
+        return contexts.placed(contexts.add_instruction(model, context, ids, count), model.decoder.execution)
 
     def _look(self, weights: Weights, context: Context, picture: UInt8[Array, "B H W 3"]) -> Context:
-        return contexts.add_picture(self._model(weights), context, picture)
+        model = self._model(weights)
+        return contexts.placed(contexts.add_picture(model, context, picture), model.decoder.execution)
 
     def _draw(
         self,
@@ -140,10 +141,10 @@ class Player:
 
         Equal keys in a group give its members the same start; `steps` are each row's stochastic ones.
         """
-        model = self._model(weights)
+        model, run = self._model(weights), self.network.execution
         rows, columns = model.latent_grid(*size)
         shape = (rows * columns, model.config.token_dim)
-        normal = functools.partial(standard_normal, shape=shape)
+        normal = lambda keys: run.constrain(standard_normal(keys, shape=shape), "batch")  # noqa: E731
         done = image_policy.sample(
             model,
             context,
@@ -154,19 +155,24 @@ class Player:
             step_noise=lambda step: normal(jax.vmap(lambda key: jax.random.fold_in(key, step))(step_keys)),
             scratch=self.config.policy.slots.scratch,
         )
-        return pixels.to_uint8(model.decode(done.latent, *size)), done
+        picture = run.constrain(pixels.to_uint8(model.decode(done.latent, *size)), "batch")
+        way = done.trajectory
+        small = run.constrain({"log_prob": way.log_prob, "step": way.step, "t": way.t, "t_next": way.t_next})  # whole: hosts read them
+        large = run.constrain({"x": way.x, "x_next": way.x_next}, "batch")
+        return picture, denoise.Denoised(run.constrain(done.latent, "batch"), denoise.Trajectory(**large, **small))
 
     def _think(self, weights: Weights, context: Context, segments: tuple, keys: PRNGKeyArray) -> Intent:
         """Asks for the intent and writes it down; the dialogue's own context does not change."""
         model = self._model(weights)
         asked = intent_policy.ask(model, context.full, segments)
-        return intent_policy.sample(
+        written = intent_policy.sample(
             model,
             asked,
             keys=keys if self.draws else None,
             limit=self.config.policy.slots.intent,
             temperature=self.config.policy.temperature,
         )
+        return self.network.execution.constrain(written)  # whole everywhere: every host reads all words
 
 
 def standard_normal(keys: PRNGKeyArray, *, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:

@@ -128,9 +128,17 @@ class Layout:
         return NamedSharding(self.mesh, self.spec(*logical))
 
     def constrain(self, x: Any, *logical: str | None) -> Any:
-        """Inside a compiled function: x, told where it lies; axes that are not named are not cut. A tree is told leaf by leaf."""
-        whole = lambda leaf: (*logical, *(None,) * (leaf.ndim - len(logical)))[: leaf.ndim]  # noqa: E731
-        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, self.sharding(*whole(leaf))), x)
+        """Inside a compiled function: x, told where it lies; axes that are not named are not cut. A tree is told leaf by leaf.
+
+        An axis that its devices cannot share evenly is whole on each: a few rows played by hand need no more. What a run does all the time
+        is checked when it is assembled (`check_divides`).
+        """
+
+        def told(leaf):
+            names = (name if size % self.parts(name) == 0 else None for name, size in zip(logical, leaf.shape, strict=False))
+            return jax.lax.with_sharding_constraint(leaf, self.sharding(*names))
+
+        return jax.tree.map(told, x)
 
     def check_divides(self, name: str, logical: str, size: int) -> None:
         """Raise ValueError unless a logical axis of this size is cut evenly; `name` is what the message calls it.
@@ -143,6 +151,26 @@ class Layout:
                 f"{name} is {size}, which layout {self.name!r} cuts along {logical!r} into {parts} pieces ({axes}); "
                 f"make it a multiple of {parts}, or choose another mesh."
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layouts:
+    """The layouts of one run."""
+
+    train: Layout
+    rollout: Layout
+
+    @property
+    def differ(self) -> bool:
+        return self.train != self.rollout
+
+
+def layouts(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Layouts | None:
+    """The layouts of a run over `devices`, by default all there are; None for a single device, which needs none."""
+    made = make(config, devices)
+    if made.size == 1:
+        return None
+    return Layouts(train=Layout(made, config.train), rollout=Layout(made, config.rollout or config.train))
 
 
 def constrain(layout: Layout | None, x: Any, *logical: str | None) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from flax import nnx
 
 from editr2_jax.records import Sample
 from editr2_jax.rewards.suite import Pending, Scores, Suite
@@ -65,7 +66,7 @@ class EditR2:
     updater: Updater
     suite: Suite
     tokenizer: object
-    frozen: object
+    frozen: nnx.State
     seed: int
     advantage: AdvantageConfig
     config: StepConfig
@@ -73,12 +74,13 @@ class EditR2:
     credit: Callable[..., tuple[Credit, dict[str, float]]] = train_batch.credit  # one of your own takes and gives what this one does
     record: Callable[[StepRecord], None] = lambda record: None
     first_step: int = 0  # of this process: its rollout is checked for ratio one
+    to_play: Callable[[nnx.State], Weights] | None = None  # where play wants what learns, and its frozen weights; None: as they lie
 
     def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
         """One step over P sessions, each G times in a row. Returns the new state and the step's metrics."""
         clock = Stopwatch()
         weights = Weights(trainable=state.plays, frozen=self.frozen)
-        rollouts, pending = self.play(weights, sessions, step)
+        rollouts, pending = self.play(weights if self.to_play is None else self.to_play(state.plays), sessions, step)
         clock.lap("rollout")
         old, gap = self._behaviour(weights, rollouts, step)
         scores = [self.suite.collect(turns) for turns in pending]

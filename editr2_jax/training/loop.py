@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 
 from editr2_jax.records import Sample
 from editr2_jax.runtime.metrics import MetricsWriter
@@ -56,7 +55,7 @@ def run(
         sessions = next(stream)
         waited = time.monotonic() - started
         state, metrics = recipe.step(state, sessions, step)
-        state = dataclasses.replace(state, step=jnp.asarray(step + 1, jnp.int32))
+        state = states.at_step(state, step + 1)
         last, stopping = step + 1 == config.steps, stop_requested()
         due = last or stopping or (step + 1) % config.save_every == 0
         if due or step % config.log_every == 0:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from flax import nnx
 from jaxtyping import Array, Int
 
+from editr2_jax.models import logical_axes
 from editr2_jax.rl import policy_average
 from editr2_jax.rl.policy_average import Schedule
+from editr2_jax.runtime.mesh import Layout
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -101,16 +105,37 @@ class TrainState:
         return self.trainable if self.ema is None else self.ema
 
 
-def create(trainable: nnx.State, optimizer: optax.GradientTransformation, averages: Averages = Averages()) -> TrainState:
-    """The state before the first step. Averages begin as the policy, each in memory of its own."""
+def create(
+    trainable: nnx.State, optimizer: optax.GradientTransformation, averages: Averages = Averages(), layout: Layout | None = None
+) -> TrainState:
+    """The state before the first step. Averages begin as the policy, each in memory of its own; moments lie where their weights do."""
     copy = lambda schedule: None if schedule.kind == "off" else jax.tree.map(jnp.copy, trainable)  # noqa: E731
+    where = {} if layout is None else {"out_shardings": moment_shardings(trainable, optimizer, layout)}
     return TrainState(
         trainable=trainable,
-        moments=jax.jit(optimizer.init)(trainable),
-        step=jnp.zeros((), jnp.int32),
+        moments=jax.jit(optimizer.init, **where)(trainable),
+        step=jnp.zeros((), jnp.int32) if layout is None else jax.device_put(np.int32(0), layout.sharding()),
         old=copy(averages.old),
         ema=copy(averages.ema),
     )
+
+
+def moment_shardings(trainable: nnx.State, optimizer: optax.GradientTransformation, layout: Layout) -> Any:
+    """Where the optimizer's moments lie: beside their weights; counters are whole. (`jit(init)` alone puts zeros on one device.)"""
+    whole = layout.sharding()
+    return optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, where: where,
+        jax.eval_shape(optimizer.init, trainable),
+        logical_axes.shardings(trainable, layout),
+        transform_non_params=lambda _: whole,
+    )
+
+
+def at_step(state: TrainState, step: int) -> TrainState:
+    """The state with another step, lying where the old one lay."""
+    number = jax.device_put(np.int32(step), state.step.sharding) if state.step.committed else jnp.asarray(step, jnp.int32)
+    return dataclasses.replace(state, step=number)
 
 
 def follow(state: TrainState, averages: Averages, *, updates: int) -> tuple[TrainState, dict[str, float]]:
@@ -135,6 +160,16 @@ def apply(state: TrainState, gradients: nnx.State, optimizer: optax.GradientTran
     trainable = optax.apply_updates(state.trainable, updates)
     metrics = {"optimizer/gradient_norm": optax.tree.norm(gradients), "optimizer/update_norm": optax.tree.norm(updates)}
     return dataclasses.replace(state, trainable=trainable, moments=moments), metrics
+
+
+def placed(state: TrainState, optimizer: optax.GradientTransformation, layout: Layout | None) -> TrainState:
+    """Inside a compiled function: the state, told where its weights and moments lie; without a layout, as it is."""
+    if layout is None:
+        return state
+    moments = jax.tree.map(
+        jax.lax.with_sharding_constraint, state.moments, moment_shardings(state.trainable, optimizer, layout)
+    )
+    return dataclasses.replace(state, trainable=logical_axes.constrain(state.trainable, layout), moments=moments)
 
 
 def refuse_non_finite(place: str, values: Mapping[str, float]) -> None:

@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, UInt32
 
+from editr2_jax.models import logical_axes
 from editr2_jax.models.network import Network
 from editr2_jax.objectives import joint_objective
 from editr2_jax.objectives.joint_objective import Lesson, ObjectiveConfig
@@ -89,10 +90,12 @@ class Updater:
     def _ask_again(self, weights: Weights, played: Played, *, as_loss: bool = True) -> LogProbs:
         """Log-probabilities of what was played; as the loss asks for them, or as the sampler did, which may differ in guidance."""
         policy = self.objective.image.policy(self.policy) if as_loss else self.policy
-        return joint_objective.log_probs(self.network.policy(weights.trainable, weights.frozen), played, policy=policy)
+        told = joint_objective.log_probs(self.network.policy(weights.trainable, weights.frozen), played, policy=policy)
+        return self.network.execution.constrain(told)  # whole everywhere: hosts read them
 
     def _gradients_of(self, weights: Weights, behaviour: Any, played: Played, lesson: Lesson, rollouts: Array):
-        return joint_objective.gradients(
+        run = self.network.execution
+        gradients, loss, metrics = joint_objective.gradients(
             lambda trainable: self.network.policy(trainable, weights.frozen),
             weights.trainable,
             self.network.reference(weights.frozen) if self.objective.needs_reference else None,
@@ -102,10 +105,13 @@ class Updater:
             objective=self.objective,
             policy=self.policy,
             behaviour=behaviour,
+            place=lambda gradient: logical_axes.constrain(gradient, run.layout),
         )
+        return gradients, loss, run.constrain(metrics)
 
     def _apply_to(self, state: TrainState, gradients):
-        return states.apply(state, gradients, self.optimizer)
+        state, sizes = states.apply(state, gradients, self.optimizer)
+        return states.placed(state, self.optimizer, self.network.execution.layout), sizes
 
     def step(self, state: TrainState, frozen, chunks: Sequence[Sequence[Chunk]], *, old: dict[int, LogProbs], key: jax.Array) -> Learned:
         """One optimizer update per entry of `chunks`; `old` holds the behaviour log-probabilities by id of the chunk.

@@ -61,6 +61,7 @@ def _rollout() -> Rollout:
         intents=((None, "ab"), (None, "abc")),
         answers=((None, "<think>ab"), (None, "abc")),
         fallback=np.zeros((ROWS, TURNS), bool),
+        here=np.ones(ROWS, bool),
     )
 
 

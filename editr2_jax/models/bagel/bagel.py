@@ -65,14 +65,15 @@ class Bagel(nnx.Module):
         height, width = picture.shape[1:3]
         self.latent_grid(height, width)
         encode = lambda some: self.vae.encode(pixels.normalise(some).astype(self.vae_dtype))  # noqa: E731
-        latent = in_pieces(encode, picture, at_once=_pictures_at_once(height, width))
+        latent = in_pieces(encode, picture, at_once=_pictures_at_once(height, width), run=self.decoder.execution)
         return pixels.patchify(latent, self.config.latent_patch).astype(jnp.float32)
 
     def decode(self, tokens: Float[Array, "B L C"], height: int, width: int) -> Float[Array, "B H W 3"]:
         """Pixels in [-1, 1] (not clamped) of latent tokens."""
         rows, columns = self.latent_grid(height, width)
         latent = pixels.unpatchify(tokens, rows, columns, self.config.latent_patch)
-        return in_pieces(self.vae.decode, latent.astype(self.vae_dtype), at_once=_pictures_at_once(height, width)).astype(jnp.float32)
+        latent, some = latent.astype(self.vae_dtype), _pictures_at_once(height, width)
+        return in_pieces(self.vae.decode, latent, at_once=some, run=self.decoder.execution).astype(jnp.float32)
 
     def see(self, picture: UInt8[Array, "B H W 3"]) -> Float[Array, "B P D"]:
         """ViT tokens of a picture, in the decoder's width: connector(features) + position."""

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from editr2_jax.models import attention
 from editr2_jax.models.bagel.config import DecoderConfig
-from editr2_jax.models.execution import ATTENDED, Execution
+from editr2_jax.models.execution import ATTENDED, HERE, Execution
 from editr2_jax.models.lora import Linear
 
 
@@ -107,7 +107,7 @@ class MoTDecoder(nnx.Module):
     """Token embedding, the layers, the final norms and the text head."""
 
     def __init__(self, c: DecoderConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
-        self.config, self.execution = c, Execution()
+        self.config, self.execution = c, HERE
         self.embed = nnx.Param(jax.random.normal(rngs.params(), (c.vocab, c.width), dtype) * jnp.asarray(0.02, dtype))
         self.layers = Layers(c, rngs=rngs, dtype=dtype)
         self.norm_und = Norm(c.width, dtype=dtype)
@@ -163,7 +163,7 @@ class MoTDecoder(nnx.Module):
             q, k = attention.rotate(q, cos, sin), attention.rotate(k, cos, sin)
             q, k, v = (run.constrain(x, "batch", None, None, "heads") for x in (q, k, v))
             seen = tuple((ck, cv, view.visible) for (ck, cv), view in zip(caches, views, strict=True))
-            attended = checkpoint_name(attention.attend(q, k, v, mask, seen), ATTENDED)
+            attended = checkpoint_name(attention.attend(q, k, v, mask, seen, run=run), ATTENDED)
             attended_und, attended_gen = _part(run.constrain(attended, "batch", None, None, "heads"), gen_tokens)
             hidden_und = run.constrain(expert_und.finish(hidden_und, attended_und, c, run), "batch")
             if gen_tokens:
