@@ -121,9 +121,38 @@ def model(config) -> Model:
     tokenizer = matching_tokenizer(folder, whole.config)
     if layouts is None:
         return Model(whole.config, network, trainable, frozen, tokenizer)
+    refuse_indivisible(config, layouts, whole.config)
     trainable, frozen = (logical_axes.place(part, layouts.train) for part in (trainable, frozen))
     in_play = logical_axes.place(frozen, layouts.rollout) if layouts.differ else None
     return Model(whole.config, network, trainable, frozen, tokenizer, layouts, in_play)
+
+
+def sizes_of(config) -> sizes.BagelConfig:
+    """The sizes of a config's model: its checkpoint's, or the preset `model.size` where no checkpoint is at hand."""
+    if not config.model.size:
+        return sizes.BagelConfig.from_folder(checkpoint_folder(config.model.checkpoint))
+    return _choose("model.size", config.model.size, sizes.PRESETS)()
+
+
+def abstract(config, layouts: Layouts | None, *, platform: str = "") -> tuple[Network, nnx.State, nnx.State]:
+    """The network of a config, and the shapes of what learns and of what is frozen: nothing is read, no array is made."""
+    shapes = bagel.abstract(sizes_of(config), jnp.dtype(config.model.dtype))
+    if config.train == "lora":
+        network, trainable, frozen = networks.abstract_adapter(shapes, settings(LoraConfig, config.lora))
+    else:
+        network, trainable, frozen = networks.whole(shapes, tuple(config.parts))
+    return network.run_as(*executions(config, layouts, platform=platform)), trainable, frozen
+
+
+def refuse_indivisible(config, layouts: Layouts | None, size: sizes.BagelConfig) -> None:
+    """Raises ValueError where the mesh does not cut rows or heads evenly."""
+    if layouts is None:
+        return
+    for name, rows in (("step.rows", config.step.rows), ("evaluate.rows", config.evaluate.rows)):
+        for layout in {layouts.train, layouts.rollout}:
+            layout.check_divides(name, "batch", rows)
+    for layout in (layouts.train, layouts.rollout):
+        layout.check_divides("the number of key-value heads", "heads", size.decoder.kv_heads)
 
 
 def executions(config, layouts: Layouts | None, *, platform: str = "") -> tuple[Execution, Execution]:

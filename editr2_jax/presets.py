@@ -40,6 +40,7 @@ def edit_r2() -> ConfigDict:
             "seed": 0,
             "model": {
                 "checkpoint": "tabletop_tiny",  # a folder in the official BAGEL layout, or the name of a shipped one
+                "size": "",  # for a plan without the checkpoint: 7b, mid, tiny, tabletop
                 "dtype": "float32",
                 "unroll": 1,  # layers per iteration of the layer scan
                 "remat": "none",  # what the backward pass finds of a layer: models/execution.REMAT

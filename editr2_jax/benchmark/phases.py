@@ -154,7 +154,7 @@ def _token(stage: Stage) -> Call:
 
     def write(weights, cache, keys):
         model = network.policy(weights.trainable, weights.frozen)
-        return intent_policy.sample(model, cache, keys=keys, limit=limit, temperature=temperature, end=_NEVER)
+        return intent_policy.sample(model, cache, keys=keys, limit=limit, temperature=temperature, end=_NEVER)[0]
 
     compiled = jax.jit(write)
     return lambda: compiled(weights, cache, keys)

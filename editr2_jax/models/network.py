@@ -59,6 +59,19 @@ def with_adapter(model: Bagel, config: LoraConfig, *, key: jax.Array) -> tuple[N
     return Network(graph, bare, model.decoder.execution), trainable, frozen
 
 
+def abstract_adapter(model: Bagel, config: LoraConfig) -> tuple[Network, nnx.State, nnx.State]:
+    """As `with_adapter`, for a model of shapes: nothing is drawn, no array is made."""
+    graph, shapes = nnx.split(model)
+
+    def attached(state):
+        worn = nnx.merge(graph, state)
+        lora.attach(worn, config, key=jax.random.key(0))
+        return worn
+
+    worn, trainable, frozen = nnx.split(nnx.eval_shape(attached, shapes), nnx.LoRAParam, ...)
+    return Network(worn, graph, model.decoder.execution), trainable, frozen
+
+
 def whole(model: Bagel, parts: tuple[str, ...] = ("decoder", "latent")) -> tuple[Network, nnx.State, nnx.State]:
     """Full training of the named parts of the model; the others stay frozen. Raises ValueError for an unknown part."""
     known = ("decoder", "latent", "vit", "connector", "vae")

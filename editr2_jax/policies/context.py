@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
 from editr2_jax.models import kv_cache
-from editr2_jax.models.bagel.bagel import Bagel, empty_cache
+from editr2_jax.models.bagel.bagel import Bagel, PictureTokens, empty_cache
 from editr2_jax.models.bagel.config import BagelConfig
 from editr2_jax.models.bagel.mot_decoder import View
 from editr2_jax.models.execution import Execution
@@ -115,26 +115,37 @@ def _picture_parts(model: BagelConfig, height: int, width: int) -> tuple[int, in
 
 def begin(model: Bagel, picture: UInt8[Array, "B H W 3"], *, capacity: tuple[int, int]) -> Context:
     """A context that holds the source picture."""
-    rows, dtype = picture.shape[0], model.decoder.embed.dtype
+    return add_picture(model, blank(model, picture.shape[0], capacity), picture)
+
+
+def blank(model: Bagel, rows: int, capacity: tuple[int, int]) -> Context:
+    """A context that holds nothing."""
+    dtype = model.decoder.embed.dtype
     full, text = (empty_cache(model.config, rows=rows, capacity=size, dtype=dtype) for size in capacity)
-    blank = Context(full=full, text=text, instruction=jnp.zeros((rows, capacity[0]), bool), rope_before=full.rope)
-    return add_picture(model, blank, picture)
+    return Context(full=full, text=text, instruction=jnp.zeros((rows, capacity[0]), bool), rope_before=full.rope)
 
 
-def of_groups(model: Bagel, picture: UInt8[Array, "P H W 3"], *, group: int, capacity: tuple[int, int]) -> Context:
-    """A context for every member of P groups. A source picture is encoded once for its group, wherever a group has its devices to itself;
-    where devices hold parts of several groups, encoding it in place costs less than moving what was encoded."""
-    run = model.decoder.execution
-    together = run.layout is None or picture.shape[0] % run.layout.parts("batch") == 0
-    if not together:
-        picture = jnp.repeat(picture, group, axis=0)
-    context = begin(model, run.constrain(picture, "batch"), capacity=capacity)
-    return placed(repeat(context, group) if together else context, run)
+def served(run: Execution, groups: int, group: int) -> int:
+    """How many members one reading of a source picture serves: the whole group, wherever groups have their devices to themselves. Where a
+    device holds parts of several groups, reading it for every member, in place, costs less than moving what was read."""
+    return group if run.layout is None or groups % run.layout.parts("batch") == 0 else 1
+
+
+def of_sources(model: Bagel, picture: PictureTokens, size: tuple[int, int], *, serves: int, capacity: tuple[int, int]) -> Context:
+    """Contexts of source pictures, each of them for `serves` rows (see `served`)."""
+    run, rows = model.decoder.execution, picture.latents.shape[0]
+    context = add_tokens(model, blank(model, rows, capacity), run.constrain(picture, "batch"), size)
+    return placed(repeat(context, serves), run)
 
 
 def add_picture(model: Bagel, context: Context, picture: UInt8[Array, "B H W 3"]) -> Context:
+    """A picture, perceived and read; see `add_tokens`."""
+    return add_tokens(model, context, model.perceive(picture), picture.shape[1:3])
+
+
+def add_tokens(model: Bagel, context: Context, picture: PictureTokens, size: tuple[int, int]) -> Context:
     """The picture enters the full context only; right after it, nothing is left to hide."""
-    full = model.append_picture(context.full, picture)
+    full = model.append_picture(context.full, picture, size)
     return Context(full=full, text=context.text, instruction=jnp.zeros_like(context.instruction), rope_before=full.rope)
 
 
@@ -150,15 +161,15 @@ def add_instruction(model: Bagel, context: Context, ids: Int[Array, "B T"], coun
     )
 
 
+_CACHE_AXES = KVCache(
+    k=("layers", "batch", "heads", "sequence"), v=("layers", "batch", "heads", "sequence"), valid=("batch",), rope=("batch",), length=()
+)
+AXES = Context(full=_CACHE_AXES, text=_CACHE_AXES, instruction=("batch",), rope_before=("batch",))  # logical axes of a context's arrays
+
+
 def placed(context: Context, run: Execution) -> Context:
     """The context, told where its rows, heads and slots lie."""
-
-    def cache(one: KVCache) -> KVCache:
-        kv = run.constrain({"k": one.k, "v": one.v}, "layers", "batch", "heads", "sequence")
-        return dataclasses.replace(one, **kv, **run.constrain({"valid": one.valid, "rope": one.rope}, "batch"))
-
-    rows = run.constrain({"instruction": context.instruction, "rope_before": context.rope_before}, "batch")
-    return Context(full=cache(context.full), text=cache(context.text), **rows)
+    return jax.tree.map(lambda axes, leaf: run.constrain(leaf, *axes), AXES, context, is_leaf=lambda node: isinstance(node, tuple))
 
 
 def sight(context: Context) -> Sight:

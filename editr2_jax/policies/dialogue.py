@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.bagel.bagel import Bagel, PictureTokens
 from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies import intent_policy
@@ -45,6 +45,7 @@ class Script:
     instruction: Int[Array, "B T Ti"]  # tokens that conditioned the picture: the instruction, or the intent in its place; turn 0's slots
     instruction_count: Int[Array, "B T"]
     question: tuple[tuple[Int[Array, "B T Tq"], Int[Array, "B T"]], ...]  # segments of the intent's question; count 0 where not asked
+    perceived: PictureTokens | None = None  # [B, T]: what play read of the picture that each turn starts from; None: to be perceived again
 
     @property
     def turns(self) -> int:
@@ -106,14 +107,20 @@ def replay(model: Bagel, script: Script, slots: Slots) -> Replay:
     height, width = script.source.shape[1:3]
     capacity = slots.capacity(model.config, turns=script.turns, height=height, width=width)
     run = model.decoder.execution
-    context = contexts.of_groups(model, script.source, group=script.group, capacity=capacity)
+    serves = contexts.served(run, script.source.shape[0], script.group)
+    if script.perceived is None:
+        source = model.perceive(jnp.repeat(script.source, script.group // serves, axis=0))
+    else:
+        source = jax.tree.map(lambda x: x[::serves, 0], script.perceived)
+    context = contexts.of_sources(model, source, (height, width), serves=serves, capacity=capacity)
     thinking = [(context.full.valid[None], context.full.rope[None])]
     context = contexts.add_instruction(model, context, script.instruction[:, 0], script.instruction_count[:, 0])
     drawing = [jax.tree.map(lambda x: x[None], contexts.sight(context))]
 
     def turn(context, xs):
         picture, ids, count = xs
-        context = contexts.add_picture(model, context, picture)
+        picture = picture if isinstance(picture, PictureTokens) else model.perceive(picture)
+        context = contexts.add_tokens(model, context, picture, (height, width))
         before = context.full.valid, context.full.rope
         context = contexts.placed(contexts.add_instruction(model, context, ids, count), run)
         return context, (before, contexts.sight(context))
@@ -121,8 +128,9 @@ def replay(model: Bagel, script: Script, slots: Slots) -> Replay:
     if script.turns > 1:
         by_turn = lambda x, part: jnp.swapaxes(x[:, part], 0, 1)  # noqa: E731
         later = slice(1, None)
+        perceived = jax.tree.map(lambda x: by_turn(x, later), script.perceived)
         xs = (
-            by_turn(script.pictures, slice(0, -1)),
+            by_turn(script.pictures, slice(0, -1)) if perceived is None else perceived,
             by_turn(script.instruction[:, :, : slots.later], later),
             by_turn(script.instruction_count, later),
         )

@@ -37,11 +37,13 @@ def ask(model: Bagel, cache: KVCache, segments: tuple[tuple[Int[Array, "B T"], I
     return cache
 
 
-def sample(model: Bagel, cache: KVCache, *, keys: PRNGKeyArray | None, limit: int, temperature: float, end: int | None = None) -> Intent:
+def sample(
+    model: Bagel, cache: KVCache, *, keys: PRNGKeyArray | None, limit: int, temperature: float, end: int | None = None
+) -> tuple[Intent, KVCache]:
     """Writes at most `limit` tokens per row behind the cache, all rows in step; a row ends with its end token.
 
     `keys` [B] is one random stream per row; None writes greedily, and then log-probabilities are untempered (as recorded). The loop stops
-    as soon as every row has ended. `end` defaults to the model's end token.
+    as soon as every row has ended. `end` defaults to the model's end token. Also returns the cache with what was written in it.
     """
     rows, bos = cache.valid.shape[0], model.config.tokens.bos
     end = model.config.tokens.eos if end is None else end
@@ -81,8 +83,8 @@ def sample(model: Bagel, cache: KVCache, *, keys: PRNGKeyArray | None, limit: in
         jnp.zeros((rows, limit), jnp.float32),
         jnp.zeros((rows,), jnp.int32),
     )
-    *_, tokens, log_probs, count = jax.lax.while_loop(more, write_one, state)
-    return Intent(tokens=tokens, count=count, log_prob=log_probs)
+    _, cache, _, _, tokens, log_probs, count = jax.lax.while_loop(more, write_one, state)
+    return Intent(tokens=tokens, count=count, log_prob=log_probs), cache
 
 
 def log_prob(

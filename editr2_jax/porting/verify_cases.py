@@ -375,7 +375,7 @@ def writing(subject: Subject, case: str) -> Ours:
 
 
 def _write(model: Bagel, cache: KVCache, end: Array, *, limit: int) -> intent_policy.Intent:
-    return intent_policy.sample(model, cache, keys=None, limit=limit, temperature=1.0, end=end)
+    return intent_policy.sample(model, cache, keys=None, limit=limit, temperature=1.0, end=end)[0]
 
 
 # j, k: pictures and positions ----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from editr2_jax.flow import sde_window
+from editr2_jax.models.bagel.bagel import PictureTokens
 from editr2_jax.policies.context import pad_tokens
 from editr2_jax.policies.dialogue import Played, Script
 from editr2_jax.policies.intent_policy import Intent
@@ -86,7 +87,10 @@ def play(
     streams = _Streams.of(samples, key)
     start = noise_keys(player, samples, key=key, seed=seed)
 
-    context = player.open(weights, source, group=group, turns=turns)
+    sources, serves = player.sources(source, group)
+    tokens = player.perceive(weights, sources)
+    context = player.begin(weights, tokens, size=size, serves=serves, turns=turns)
+    perceived = [jax.tree.map(lambda x: jnp.repeat(x, serves, axis=0), tokens)]
     texts = [(row[0], None, False) for row in instructions]  # per row: what conditions the picture, the answer, whether it fell back
     segments, intent = _no_question(config, count), _no_intent(config, count)
     pictures, on_device, parts, words = [], [], [], []
@@ -100,10 +104,11 @@ def play(
         parts.append((ids, segments, intent, drawn))
         words.append(texts)
         if t + 1 < turns:
-            context = player.look(weights, context, picture)
+            perceived.append(player.perceive(weights, picture))
+            context = player.read(weights, context, perceived[-1], size=size)
             if config.reconstruct:
                 segments = _question(tokenizer, config, instructions, t + 1)
-                intent = player.think(weights, context, segments, streams.member("intent", t + 1))
+                context, intent = player.think(weights, context, segments, streams.member("intent", t + 1))
         on_device.append(picture)
         pictures.append(rows.local(picture))  # waits for this turn's pictures only: what follows is already under way
         here = rows.owned(picture)
@@ -113,7 +118,7 @@ def play(
     by_row = list(zip(*words, strict=True))
     return Rollout(
         samples=tuple(samples),
-        played=_stack(source, on_device, parts),
+        played=_stack(source, on_device, parts, perceived),
         pictures=np.stack(pictures, axis=1),
         intents=tuple(tuple(None if answer is None else text for text, answer, _ in row) for row in by_row),
         answers=tuple(tuple(answer for _, answer, _ in row) for row in by_row),
@@ -241,7 +246,7 @@ def _read(tokenizer, config, intent: Intent, instructions: Sequence[Sequence[str
         yield text, answer, fell_back
 
 
-def _stack(source: np.ndarray, pictures: list[jax.Array], parts: list) -> Played:
+def _stack(source: np.ndarray, pictures: list[jax.Array], parts: list, perceived: list[PictureTokens]) -> Played:
     """Puts the turns side by side on axis 1."""
     by_turn = lambda xs: jnp.stack([jnp.asarray(x) for x in xs], axis=1)  # noqa: E731
     ids, segments, intents, drawn = zip(*parts, strict=True)
@@ -258,6 +263,7 @@ def _stack(source: np.ndarray, pictures: list[jax.Array], parts: list) -> Played
             instruction=by_turn([np.pad(i, ((0, 0), (0, width - i.shape[1]))) for i, _ in ids]),
             instruction_count=by_turn([count for _, count in ids]),
             question=questions,
+            perceived=jax.tree.map(lambda *turns: by_turn(turns), *perceived),
         ),
         x=of_steps("x"),
         x_next=of_steps("x_next"),

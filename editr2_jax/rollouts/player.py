@@ -11,13 +11,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from editr2_jax.flow import denoise
 from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.models.bagel import pixels
-from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.models.bagel.bagel import Bagel, PictureTokens
 from editr2_jax.models.network import Network
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies import image_policy, intent_policy
@@ -85,10 +86,12 @@ class Player:
     def __init__(self, network: Network, config: RolloutConfig):
         """Plays with noise: a stochastic window, and intents drawn at the temperature."""
         self.network, self.config = network.for_play(), config
-        self.open = jax.jit(self._open, static_argnames=("group", "turns"))
+        self.perceive = jax.jit(self._perceive)
+        self.begin = jax.jit(self._begin, static_argnames=("size", "serves", "turns"))
         self.instruct = jax.jit(self._instruct, donate_argnames=("context",))
-        self.look = jax.jit(self._look, donate_argnames=("context",))
-        self.draw = jax.jit(self._draw, static_argnames=("size",))
+        self.read = jax.jit(self._read, static_argnames=("size",), donate_argnames=("context",))
+        self.denoise = jax.jit(self._denoise, static_argnames=("size",))
+        self.decode = jax.jit(self._decode, static_argnames=("size",))
         self._set(draws=True)
 
     def quiet(self, *, turns: int = 0) -> Player:
@@ -103,7 +106,7 @@ class Player:
 
     def _set(self, *, draws: bool) -> None:
         self.draws = draws
-        self.think = jax.jit(self._think)
+        self.think = jax.jit(self._think, donate_argnames=("context",))
 
     @property
     def window(self) -> WindowConfig:
@@ -113,21 +116,45 @@ class Player:
     def _model(self, weights: Weights) -> Bagel:
         return self.network.policy(weights.trainable, weights.frozen)
 
-    def _open(self, weights: Weights, source: UInt8[Array, "P H W 3"], *, group: int, turns: int) -> Context:
-        """The source pictures, encoded once per session, before every member of the group."""
+    def sources(self, source: UInt8[Array, "P H W 3"], group: int) -> tuple[UInt8[Array, "P*G/s H W 3"], int]:
+        """The source pictures as they are read, and how many members s each of them serves (`contexts.served`)."""
+        serves = contexts.served(self.network.execution, source.shape[0], group)
+        return np.repeat(source, group // serves, axis=0), serves
+
+    def open(self, weights: Weights, source: UInt8[Array, "P H W 3"], *, group: int, turns: int) -> Context:
+        """The source pictures, perceived and read, before every member of their groups."""
+        pictures, serves = self.sources(source, group)
+        return self.begin(weights, self.perceive(weights, pictures), size=source.shape[1:3], serves=serves, turns=turns)
+
+    def look(self, weights: Weights, context: Context, picture: UInt8[Array, "B H W 3"]) -> Context:
+        """A picture, perceived and read behind the context, which is given away."""
+        return self.read(weights, context, self.perceive(weights, picture), size=picture.shape[1:3])
+
+    def _perceive(self, weights: Weights, picture: UInt8[Array, "B H W 3"]) -> PictureTokens:
+        run = self.network.execution
+        return run.constrain(self._model(weights).perceive(run.constrain(picture, "batch")), "batch")
+
+    def _begin(self, weights: Weights, source: PictureTokens, *, size: tuple[int, int], serves: int, turns: int) -> Context:
         model = self._model(weights)
-        capacity = self.config.policy.slots.capacity(model.config, turns=turns, height=source.shape[1], width=source.shape[2])
-        return contexts.of_groups(model, source, group=group, capacity=capacity)
+        capacity = self.config.policy.slots.capacity(model.config, turns=turns, height=size[0], width=size[1])
+        return contexts.of_sources(model, source, size, serves=serves, capacity=capacity)
 
     def _instruct(self, weights: Weights, context: Context, ids: Int[Array, "B Ti"], count: Int[Array, "B"]) -> Context:
         model = self._model(weights)
         return contexts.placed(contexts.add_instruction(model, context, ids, count), model.decoder.execution)
 
-    def _look(self, weights: Weights, context: Context, picture: UInt8[Array, "B H W 3"]) -> Context:
+    def _read(self, weights: Weights, context: Context, picture: PictureTokens, *, size: tuple[int, int]) -> Context:
         model = self._model(weights)
-        return contexts.placed(contexts.add_picture(model, context, picture), model.decoder.execution)
+        return contexts.placed(contexts.add_tokens(model, context, picture, size), model.decoder.execution)
 
-    def _draw(
+    def draw(
+        self, weights: Weights, context: Context, noise_keys, step_keys, steps, *, size: tuple[int, int]
+    ) -> tuple[UInt8[Array, "B H W 3"], denoise.Denoised]:
+        """Pictures, and how they came about; see `_denoise`."""
+        done = self.denoise(weights, context, noise_keys, step_keys, steps, size=size)
+        return self.decode(weights, done.latent, size=size), done
+
+    def _denoise(
         self,
         weights: Weights,
         context: Context,
@@ -136,8 +163,8 @@ class Player:
         steps: Int[Array, "B W"],
         *,
         size: tuple[int, int],
-    ) -> tuple[UInt8[Array, "B H W 3"], denoise.Denoised]:
-        """Pictures from initial noise of the rows' `noise_keys`, and how they came about.
+    ) -> denoise.Denoised:
+        """Latents of pictures from initial noise of the rows' `noise_keys`, and how they came about.
 
         Equal keys in a group give its members the same start; `steps` are each row's stochastic ones.
         """
@@ -155,24 +182,30 @@ class Player:
             step_noise=lambda step: normal(jax.vmap(lambda key: jax.random.fold_in(key, step))(step_keys)),
             scratch=self.config.policy.slots.scratch,
         )
-        picture = run.constrain(pixels.to_uint8(model.decode(done.latent, *size)), "batch")
         way = done.trajectory
         small = run.constrain({"log_prob": way.log_prob, "step": way.step, "t": way.t, "t_next": way.t_next})  # whole: hosts read them
         large = run.constrain({"x": way.x, "x_next": way.x_next}, "batch")
-        return picture, denoise.Denoised(run.constrain(done.latent, "batch"), denoise.Trajectory(**large, **small))
+        return denoise.Denoised(run.constrain(done.latent, "batch"), denoise.Trajectory(**large, **small))
 
-    def _think(self, weights: Weights, context: Context, segments: tuple, keys: PRNGKeyArray) -> Intent:
-        """Asks for the intent and writes it down; the dialogue's own context does not change."""
+    def _decode(self, weights: Weights, latent: Float[Array, "B L C"], *, size: tuple[int, int]) -> UInt8[Array, "B H W 3"]:
+        """What latents look like."""
+        return self.network.execution.constrain(pixels.to_uint8(self._model(weights).decode(latent, *size)), "batch")
+
+    def _think(self, weights: Weights, context: Context, segments: tuple, keys: PRNGKeyArray) -> tuple[Context, Intent]:
+        """Asks for the intent and writes it down. The dialogue's context is given away and comes back as it was: what was thought fills
+        free slots behind it, in place, and the next segment overwrites them."""
         model = self._model(weights)
         asked = intent_policy.ask(model, context.full, segments)
-        written = intent_policy.sample(
+        written, thought = intent_policy.sample(
             model,
             asked,
             keys=keys if self.draws else None,
             limit=self.config.policy.slots.intent,
             temperature=self.config.policy.temperature,
         )
-        return self.network.execution.constrain(written)  # whole everywhere: every host reads all words
+        run, full = self.network.execution, dataclasses.replace(context.full, k=thought.k, v=thought.v)
+        back = contexts.placed(dataclasses.replace(context, full=full), run)
+        return back, run.constrain(written)  # words lie whole on every device: hosts read them
 
 
 def standard_normal(keys: PRNGKeyArray, *, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:

@@ -126,7 +126,7 @@ def test_a_question_and_a_token(dialogue, model):
     assert counted(ask, state, cache_of(dialogue, before), system, question) == pytest.approx(flops.ask(dialogue), rel=0.1)
 
     def write(state, cache):
-        return intent_policy.sample(nnx.merge(graph, state), cache, keys=None, limit=1, temperature=1.0)
+        return intent_policy.sample(nnx.merge(graph, state), cache, keys=None, limit=1, temperature=1.0)[0]
 
     capacity = before + dialogue.system + dialogue.question + dialogue.intent
     assert counted(write, state, cache_of(dialogue, capacity)) == pytest.approx(flops.token(dialogue), rel=0.1)

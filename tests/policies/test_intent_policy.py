@@ -44,7 +44,8 @@ def greedy():
     question = tuple((ids[:, 1], count[:, 1]) for ids, count in tiny_world.rollout().played.script.question)
     context = tiny_world.stages()[2]
     keys = tiny_world.jit(lambda: jnp.zeros((4, 2), jnp.uint32))()  # not looked at
-    return question, context, tiny_world.still_player().think(tiny_world.moved(), context, question, keys)
+    context, intent = tiny_world.still_player().think(tiny_world.moved(), context, question, keys)
+    return question, context, intent
 
 
 def _ask(model, cache, question, tokens, count, temperature):

@@ -6,6 +6,8 @@ h x w latent pixels. Source: BAGEL (arXiv 2505.14683) and its published model de
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -26,6 +28,15 @@ _PIXELS_AT_ONCE = 1 << 14  # in the autoencoder on a CPU: a fifth less time to d
 
 def _pictures_at_once(height: int, width: int) -> int:
     return max(1, _PIXELS_AT_ONCE // (height * width))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureTokens:
+    """A picture as the decoder reads it."""
+
+    latents: Float[Array, "*B L C"]  # clean, of the autoencoder
+    seen: Float[Array, "*B P D"]  # of the vision transformer
 
 
 class Bagel(nnx.Module):
@@ -142,10 +153,13 @@ class Bagel(nnx.Module):
         und = jnp.concatenate([markers[:, :, :1], seen[:, None].astype(markers.dtype), markers[:, :, 1:]], axis=2)
         return self._append_picture(cache, und, None, seen.shape[1] + 2)
 
-    def append_picture(self, cache: KVCache, picture: UInt8[Array, "B H W 3"]) -> KVCache:
-        """Reads a picture as the context sees it: its latent block, then its ViT block (two rotary positions)."""
-        cache = self.append_latents(cache, self.encode(picture), self.latent_grid(*picture.shape[1:3]))
-        return self.append_seen(cache, self.see(picture))
+    def perceive(self, picture: UInt8[Array, "B H W 3"]) -> PictureTokens:
+        """What the decoder gets of a picture. Nothing that an adapter changes: a picture needs to be perceived once."""
+        return PictureTokens(latents=self.encode(picture), seen=self.see(picture))
+
+    def append_picture(self, cache: KVCache, picture: PictureTokens, size: tuple[int, int]) -> KVCache:
+        """Reads a picture of this size (height, width) as the context sees it: latent block, then ViT block; two rotary positions."""
+        return self.append_seen(self.append_latents(cache, picture.latents, self.latent_grid(*size)), picture.seen)
 
     def _append_picture(self, cache: KVCache, und, gen, tokens: int) -> KVCache:
         rows = und.shape[0]

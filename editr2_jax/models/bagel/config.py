@@ -244,6 +244,9 @@ def tabletop() -> BagelConfig:
     )
 
 
+PRESETS = {"7b": bagel_7b, "mid": mid, "tiny": tiny, "tabletop": tabletop}
+
+
 class _Fields:
     """A JSON object that can say which file and field is wrong."""
 
