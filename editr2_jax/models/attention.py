@@ -9,15 +9,29 @@ mask, not a copy. Scores against the cache and against the block are computed ap
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from editr2_jax.models import splash
 from editr2_jax.models.execution import HERE, Execution
 from editr2_jax.models.pieces import in_pieces
 
 _CACHE_BYTES = 1 << 20  # scores that a CPU core keeps close: going through the rows in pieces of this size halves the time on a laptop
 _MASKED = -1e30  # finite: a row whose keys are all masked gives a mean, not NaN; such rows are padding
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Causal:
+    """A text segment: a token sees itself and the real ones before it."""
+
+    valid: Bool[Array, "B R T"]  # False for padding
+
+
+Mask = Causal | Bool[Array, "B R T T"] | None  # None: all tokens of a block see all; an array says which (last axis) a token sees
 
 
 def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*B D"]:
@@ -45,18 +59,31 @@ def attend(
     q: Float[Array, "B R T H d"],
     k: Float[Array, "B R T K d"],
     v: Float[Array, "B R T K d"],
-    block_mask: Bool[Array, "B R T T"],
+    mask: Mask,
     views: tuple[tuple[Float[Array, "B K S d"], Float[Array, "B K S d"], Bool[Array, "B Rv S"]], ...],
     *,
     run: Execution = HERE,
 ) -> Float[Array, "B R T H*d"]:
     """Attention of every new token to its block and, through a view, to a cache.
 
+    mask: who sees whom in the block (see `Mask`).
     views: (keys, values, visible) per cache, in the order of the variants they serve; the Rv add up to R. Without views, or for variants
     beyond them, the block attends to itself alone. Softmax in float32.
     """
+    if run.attends_by_kernel(q.shape[2]):
+        if isinstance(mask, jax.Array):
+            raise ValueError("the attention kernel has no place for an arbitrary mask; run this with attention=plain.")
+        return splash.attend(q, k, v, None if mask is None else mask.valid, views, run)
+    block_mask = dense(mask, k.shape[:3])
     row_bytes = 4 * q.shape[1] * q.shape[2] * q.shape[3] * (k.shape[2] + max((keys.shape[2] for keys, *_ in views), default=0))
     return in_pieces(lambda xs: _attend(*xs), (q, k, v, block_mask, views), at_once=max(1, _CACHE_BYTES // row_bytes), run=run)
+
+
+def dense(mask: Mask, shape: tuple[int, int, int]) -> Bool[Array, "B R T T"]:
+    """A mask spelt out, for a block of this shape [B, R, T]."""
+    if isinstance(mask, Causal):
+        return jnp.tril(jnp.ones((shape[2],) * 2, bool)) & mask.valid[:, :, None, :]
+    return jnp.ones((*shape, shape[2]), bool) if mask is None else mask
 
 
 def weights(

@@ -15,6 +15,7 @@ from editr2_jax.runtime import mesh
 from editr2_jax.runtime.mesh import Layout
 
 ATTENDED = "attended"  # what attention gave, by its name in a checkpoint policy
+_KERNEL_FROM = 64  # tokens of a block; below, scores are small and the kernel's padding costs more
 _POLICIES = jax.checkpoint_policies
 REMAT: dict[str, Callable | None] = {  # what the backward pass finds; everything else of a layer is computed again
     "none": None,  # everything
@@ -56,6 +57,12 @@ class Execution:
     def splits_rows(self) -> bool:
         """Whether rows go through in pieces that fit a CPU's caches: elsewhere, and over many devices, all together."""
         return self.on == "cpu" and self.layout is None
+
+    def attends_by_kernel(self, tokens: int) -> bool:
+        """Whether a block of so many tokens attends through the kernel."""
+        if self.attention == "auto":
+            return self.on == "tpu" and tokens >= _KERNEL_FROM
+        return self.attention in ("kernel", "interpreted")
 
     def constrain(self, x, *logical: str | None):
         """x, told where it lies; see `Layout.constrain`."""

@@ -186,7 +186,7 @@ def views(context: Context, seen: Sight, branches: int = BRANCHES, scratch: int 
     """The first `branches` guidance branches as attention views; the last `scratch` slots of the full cache hold nothing to see."""
     end = context.full.capacity - scratch
     visible = jnp.stack([seen.full, seen.without_instruction][: min(branches, 2)], axis=1)[:, :, :end]
-    full = View(k=context.full.k[:, :, :, :end], v=context.full.v[:, :, :, :end], visible=visible)
+    full = View(k=context.full.k, v=context.full.v, visible=visible)
     if branches < BRANCHES:
         return (full,)
     return full, View(k=context.text.k, v=context.text.v, visible=seen.without_pictures[:, None])

@@ -99,7 +99,8 @@ def test_scratch_slots_hold_nothing_to_see():
     seen, scratch = contexts.sight(stage), tiny_world.SLOTS.scratch
     assert not np.asarray(seen.full)[:, -scratch:].any()
     full, text = contexts.views(stage, seen, scratch=scratch)
-    assert full.k.shape[3] == full.visible.shape[2] == stage.full.capacity - scratch
+    keys, values, visible = full.of_layer(full.k[0], full.v[0])
+    assert keys.shape[2] == values.shape[2] == visible.shape[2] == stage.full.capacity - scratch
     assert text.visible.shape[1] == 1 and len(contexts.views(stage, seen, branches=2)) == 1
     assert contexts.views(stage, seen, branches=1)[0].visible.shape[1] == 1
 

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from editr2_jax.models import kv_cache
+from editr2_jax.models.attention import Causal
 from editr2_jax.models.bagel import pixels, positions
 from editr2_jax.models.bagel.config import BagelConfig
 from editr2_jax.models.bagel.latent_tokens import LatentTokens
@@ -200,7 +201,7 @@ class Bagel(nnx.Module):
 def _causal(ids, valid, start) -> dict[str, Array]:
     """Positions and mask of a text segment."""
     place = start[:, :, None] + jnp.arange(ids.shape[2], dtype=jnp.int32)
-    return {"positions": place, "mask": jnp.tril(jnp.ones((ids.shape[2],) * 2, bool)) & valid[:, :, None, :]}
+    return {"positions": place, "mask": Causal(valid)}
 
 
 def empty_cache(config: BagelConfig, *, rows: int, capacity: int, dtype=jnp.float32) -> KVCache:

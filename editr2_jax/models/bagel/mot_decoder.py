@@ -20,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from editr2_jax.models import attention
+from editr2_jax.models.attention import Mask
 from editr2_jax.models.bagel.config import DecoderConfig
 from editr2_jax.models.execution import ATTENDED, HERE, Execution
 from editr2_jax.models.lora import Linear
@@ -28,11 +29,16 @@ from editr2_jax.models.lora import Linear
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-    """What Rv variants see of one cache."""
+    """What Rv variants see of the first S slots of a cache."""
 
-    k: Float[Array, "N B K S d"]
-    v: Float[Array, "N B K S d"]
+    k: Float[Array, "N B K S+ d"]
+    v: Float[Array, "N B K S+ d"]
     visible: Bool[Array, "B Rv S"]
+
+    def of_layer(self, k: Float[Array, "B K S+ d"], v: Float[Array, "B K S+ d"]) -> tuple[Array, Array, Array]:
+        """A layer's keys and values, cut to what there is to see: layer by layer, for a cut of the whole cache would be a copy of it."""
+        slots = self.visible.shape[2]
+        return k[:, :, :slots], v[:, :, :slots], self.visible
 
 
 class Norm(nnx.Module):
@@ -103,6 +109,10 @@ def _part(x: Array, gen_tokens: int) -> tuple[Array, Array | None]:
     return und, x[:, :, 1 : 1 + gen_tokens]
 
 
+def _look(q: Array, k: Array, mask: Mask, seen: tuple) -> Array:
+    return attention.weights(q, k, attention.dense(mask, k.shape[:3]), *seen)
+
+
 class MoTDecoder(nnx.Module):
     """Token embedding, the layers, the final norms and the text head."""
 
@@ -121,7 +131,7 @@ class MoTDecoder(nnx.Module):
         *,
         positions: Int[Array, "B R T"],
         views: tuple[View, ...] = (),
-        mask: Bool[Array, "B R T T"] | None = None,
+        mask: Mask = None,
     ) -> tuple[Float[Array, "B R U D"], Float[Array, "B R L D"] | None, tuple[Float[Array, "N B R K T d"], Float[Array, "N B R K T d"]]]:
         """One pass of a block over what its variants see.
 
@@ -137,10 +147,10 @@ class MoTDecoder(nnx.Module):
         *,
         positions: Int[Array, "B R T"],
         view: View,
-        mask: Bool[Array, "B R T T"] | None = None,
+        mask: Mask = None,
     ) -> Float[Array, "N B R H T S+T"]:
         """Where every token of a block looks in every layer and head: shares of the cache's slots, then of the block (see `block`)."""
-        *_, looks = self._through(und, gen, positions, (view,), mask, look=lambda q, k, mask, seen: attention.weights(q, k, mask, *seen))
+        *_, looks = self._through(und, gen, positions, (view,), mask, look=_look)
         return looks
 
     def _through(self, und, gen, positions, views, mask, look: Callable | None = None):
@@ -148,7 +158,6 @@ class MoTDecoder(nnx.Module):
         c, run = self.config, self.execution
         b, r, t = positions.shape
         gen_tokens = 0 if gen is None else gen.shape[2]
-        mask = jnp.ones((b, r, t, t), bool) if mask is None else mask
         cos, sin = attention.rotary_table(positions, c.head_dim, c.rope_theta)
         graphs, stacked = zip(*map(nnx.split, self.layers.experts(gen_tokens > 0)), strict=True)  # of one expert, where the other rests
 
@@ -162,7 +171,7 @@ class MoTDecoder(nnx.Module):
                 q, k, v = (join(a, z) for a, z in zip((q, k, v), expert_gen[0].project(hidden_gen, c), strict=True))
             q, k = attention.rotate(q, cos, sin), attention.rotate(k, cos, sin)
             q, k, v = (run.constrain(x, "batch", None, None, "heads") for x in (q, k, v))
-            seen = tuple((ck, cv, view.visible) for (ck, cv), view in zip(caches, views, strict=True))
+            seen = tuple(view.of_layer(*cache) for cache, view in zip(caches, views, strict=True))
             attended = checkpoint_name(attention.attend(q, k, v, mask, seen, run=run), ATTENDED)
             attended_und, attended_gen = _part(run.constrain(attended, "batch", None, None, "heads"), gen_tokens)
             hidden_und = run.constrain(expert_und.finish(hidden_und, attended_und, c, run), "batch")
