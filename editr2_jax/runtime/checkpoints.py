@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
@@ -273,6 +274,7 @@ class Checkpoints:
             raise ValueError(
                 f"{self.directory / str(step)}: {_mismatch(saved, wanted)} Start with the config that this checkpoint was written with."
             )
+        target = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf, target)  # as orbax knows them
         how = ocp.checkpoint_utils.construct_restore_args(target)
         return self._read(step, **{item: ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=partial)})[item]
 
