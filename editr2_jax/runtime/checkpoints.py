@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from editr2_jax.runtime import pointers, workdir
+from editr2_jax.runtime import digests, pointers, workdir
 from editr2_jax.runtime.pointers import BEST, HEALTHY, LATEST, Pointers
 
 _TRASH = ".deleted"  # below the directory of checkpoints, hence reached by a rename
@@ -170,7 +170,7 @@ class Checkpoints:
         """`restore` of the newest checkpoint that can be read; warns of each newer one, which goes to `damaged/` so that saving can go on.
 
         Another tree than the saved one is no damage, and is refused as by `restore`. Raises DamagedCheckpoint where none can be read. With
-        several processes it takes damage that all of them meet.
+        several processes, damage to the arrays is what process 0 finds.
         """
         damaged: list[int] = []
         for step in reversed(self.steps()):
@@ -229,6 +229,7 @@ class Checkpoints:
             self._pointers.set(LATEST, {"step": step})
             self._pointers.publish()
         if self._writes:
+            digests.write(self.directory / str(step), below=("arrays", "frozen"))
             for old in condemned:
                 self._move(old, _TRASH)
             self._empty_trash()
@@ -274,6 +275,7 @@ class Checkpoints:
             raise ValueError(
                 f"{self.directory / str(step)}: {_mismatch(saved, wanted)} Start with the config that this checkpoint was written with."
             )
+        self._refuse_damaged(step, item)
         target = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf, target)  # as orbax knows them
         how = ocp.checkpoint_utils.construct_restore_args(target)
         return self._read(step, **{item: ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=partial)})[item]
@@ -282,11 +284,22 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # whatever orbax and its storage raise over damaged files
-            others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
-            raise DamagedCheckpoint(
-                f"{self.directory / str(step)}: this checkpoint cannot be read ({_first_line(error)}); copy it again, or remove this "
-                f"folder and the run goes on from an earlier one (there: {others})."
-            ) from error
+            raise self._damaged(step, _first_line(error)) from error
+
+    def _refuse_damaged(self, step: int, item: str) -> None:
+        """One process reads the files through, and all of them go by what it found."""
+        found = digests.damage(self.directory / str(step), below=item) if jax.process_index() == 0 else ""
+        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(found))):
+            found = found or "so process 0 found"
+        if found:
+            raise self._damaged(step, found)
+
+    def _damaged(self, step: int, why: str) -> DamagedCheckpoint:
+        others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+        return DamagedCheckpoint(
+            f"{self.directory / str(step)}: this checkpoint cannot be read ({why}); copy it again, or remove this "
+            f"folder and the run goes on from an earlier one (there: {others})."
+        )
 
     def _known(self, step: int | str | None) -> int:
         if not self.steps():

@@ -168,6 +168,24 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_stands_in(tmp_path, capf
     capfd.readouterr()
 
 
+@pytest.mark.parametrize("what", ["flipped", "cut", "gone"])
+def test_damage_that_the_arrays_do_not_show_is_found(tmp_path, what):
+    with Checkpoints(tmp_path) as saver:
+        saver.save(1, {"x": np.random.default_rng(0).standard_normal(5000)}, {})
+        saver.wait()
+        saver.restore({"x": np.zeros(5000)})
+        file = max((path for path in (tmp_path / "1" / "arrays").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        {"flipped": lambda: file.write_bytes(content), "cut": lambda: file.write_bytes(content[:-1]), "gone": file.unlink}[what]()
+        said = {"flipped": "has other bytes than were written", "cut": "bytes instead of", "gone": "is missing"}[what]
+        with pytest.raises(DamagedCheckpoint, match=f"1: this checkpoint cannot be read .arrays/.* {said}"):
+            saver.restore({"x": np.zeros(5000)})
+        (tmp_path / "1" / "digests.json").write_text("{")
+        with pytest.raises(DamagedCheckpoint, match="digests.json:1: not JSON"):
+            saver.restore({"x": np.zeros(5000)})
+
+
 def test_a_run_goes_back_to_an_earlier_step(tmp_path):
     with Checkpoints(tmp_path, keep=5) as saver:
         save(saver, 1, 2, 3)
