@@ -21,6 +21,8 @@ from editr2_jax.policies.intent_policy import Intent
 from editr2_jax.records import Episode, Sample, Session
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
+from editr2_jax.rollouts.spool import Interrupted, Spool
+from editr2_jax.rollouts.spool import Turn as Spooled
 from editr2_jax.runtime import keys
 
 
@@ -63,6 +65,8 @@ def play(
     iteration: int | None = None,
     seed: int | None = None,
     on_turn: OnTurn = lambda *_: None,
+    spool: Spool | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Rollout:
     """Plays sessions of one `Shape`. `samples` holds each session G times in a row.
 
@@ -71,8 +75,11 @@ def play(
         iteration: its number, which a sliding window depends on.
         seed: the run's, which the initial noise that a dialogue keeps for the run depends on.
         on_turn: on_turn(t, episodes) is called with the episodes of a turn as soon as its pictures are there.
+        spool: keeps every turn as soon as it is done; the turns that it has are not drawn again. The rollout is the same bit for bit.
+        should_stop: asked after every turn; the same in all processes.
 
     Raises:
+        Interrupted: asked to stop, after a turn, the last one too; the turn is in the spool.
         ValueError: words have no room in their slots; or the config asks for an iteration or a seed that is not told.
     """
     config, rows = player.config, len(samples)
@@ -84,7 +91,8 @@ def play(
     streams = _Streams.of(samples, key)
     start = noise_keys(player, samples, key=key, seed=seed)
 
-    context = player.open(weights, source, group=group, turns=turns)
+    load = (lambda t: None) if spool is None else spool.load
+    context, spooled = player.open(weights, source, group=group, turns=turns), load(0)
     texts = [(row[0], None, False) for row in instructions]  # per row: what conditions the picture, the answer, whether it fell back
     segments, intent = _no_question(config, rows), _no_intent(config, rows)
     pictures, parts, words = [], [], []
@@ -93,28 +101,30 @@ def play(
             [_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.of_turn(t), what=f"the instruction of turn {t}"
         )
         context = player.instruct(weights, context, *ids)
-        steps = _stochastic_steps(player, streams, t, iteration)
-        picture, drawn = player.draw(weights, context, start(t), streams.member("steps", t), steps, size=size)
+        if spooled is None:
+            steps = _stochastic_steps(player, streams, t, iteration)
+            picture, drawn = player.draw(weights, context, start(t), streams.member("steps", t), steps, size=size)
+        else:
+            picture, drawn = spooled.picture, spooled.drawn
+        done = Spooled(picture=picture, drawn=drawn, intent=intent, texts=tuple(texts))
         parts.append((ids, segments, intent, drawn))
         words.append(texts)
+        ahead = load(t + 1) if spooled is not None and t + 1 < turns else None  # a turn is worth nothing without those before it
         if t + 1 < turns:
             context = player.look(weights, context, picture)
             if config.reconstruct:
                 segments = _question(tokenizer, config, instructions, t + 1)
-                intent = player.think(weights, context, segments, streams.member("intent", t + 1))
+                intent = ahead.intent if ahead else player.think(weights, context, segments, streams.member("intent", t + 1))
         pictures.append(np.asarray(picture))  # waits for this turn's pictures only: what follows is already under way
+        if spool is not None and spooled is None:
+            spool.store(t, done)
         on_turn(t, [_episode(sample, pictures, i) for i, sample in enumerate(samples)])
+        if should_stop():
+            raise Interrupted(f"stopped after turn {t} of {turns}.")
         if t + 1 < turns:
-            texts = list(_read(tokenizer, config, intent, instructions, t + 1))
-    by_row = list(zip(*words, strict=True))
-    return Rollout(
-        samples=tuple(samples),
-        played=_stack(source, pictures, parts),
-        pictures=np.stack(pictures, axis=1),
-        intents=tuple(tuple(None if answer is None else text for text, answer, _ in row) for row in by_row),
-        answers=tuple(tuple(answer for _, answer, _ in row) for row in by_row),
-        fallback=np.asarray([[fell_back for *_, fell_back in row] for row in by_row]),
-    )
+            texts = list(ahead.texts if ahead else _read(tokenizer, config, intent, instructions, t + 1))
+        spooled = ahead
+    return _rollout(samples, np.stack(pictures, axis=1), _stack(source, pictures, parts), words)
 
 
 def refuse_long(sessions: Sequence[Session], config: RolloutConfig, tokenizer) -> None:
@@ -234,6 +244,19 @@ def _read(tokenizer, config, intent: Intent, instructions: Sequence[Sequence[str
         if len(_wrap(tokenizer, text)) > config.policy.slots.later:  # a ramble that does not fit is no intent
             text, fell_back = texts[turn], True
         yield text, answer, fell_back
+
+
+def _rollout(samples: Sequence[Sample], pictures: np.ndarray, played: Played, words: Sequence[Sequence[tuple]]) -> Rollout:
+    """`words` is [T][B]."""
+    by_row = list(zip(*words, strict=True))
+    return Rollout(
+        samples=tuple(samples),
+        played=played,
+        pictures=pictures,
+        intents=tuple(tuple(None if answer is None else text for text, answer, _ in row) for row in by_row),
+        answers=tuple(tuple(answer for _, answer, _ in row) for row in by_row),
+        fallback=np.asarray([[fell_back for *_, fell_back in row] for row in by_row]),
+    )
 
 
 def _stack(source: np.ndarray, pictures: list[np.ndarray], parts: list) -> Played:
