@@ -3,8 +3,9 @@
     spool/STEP-BATCH-TURN-PROCESS.safetensors      what was drawn and written in a turn, and a JSON record of what it belongs to
 
 A turn is drawn from the policy's weights, the sessions and the random streams of its step. The record names them all; a file that belongs
-to something else, or is damaged, is removed and its turn is drawn again. With several processes each keeps its own rows, and a turn counts
-as there when every process has it. Letters: B rows, W stochastic steps, N latent tokens, C numbers in a token, K intent tokens.
+to something else, or is damaged, is removed and its turn is drawn again. With several processes each keeps its own rows, a turn counts as
+there when every process has it, and a run that goes on with another number of them draws its half-done rollout again.
+Letters: B rows.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class Spool:
         """
         self._folder = workdir.writable(folder)
         self._name = lambda turn: f"{step}-{batch}-{turn}-{jax.process_index()}.safetensors"
-        self._belongs = json.loads(json.dumps({"step": step, "batch": batch, "settings": settings, "sessions": _digest_of(samples)}))
+        belongs = {"step": step, "batch": batch, "settings": settings, "sessions": _digest_of(samples), "processes": jax.process_count()}
+        self._belongs = json.loads(json.dumps(belongs))  # as it will be read
         self._take, self._place, self._say = take, place, say
 
     def load(self, turn: int) -> Turn | None:

@@ -1,5 +1,7 @@
 """Half-done rollouts: what is played on from the disk is what would have been played, bit for bit."""
 
+import collections
+import concurrent.futures
 import copy
 import dataclasses
 import functools
@@ -21,6 +23,9 @@ import tiny_world
 from editr2_jax.flow.denoise import Denoised, Trajectory
 from editr2_jax.policies.intent_policy import Intent
 from editr2_jax.porting import safetensors_io
+from editr2_jax.records import Verdict
+from editr2_jax.rewards.suite import Suite
+from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rollouts import collect, spool
 from editr2_jax.rollouts.spool import Interrupted, Spool, Turn
 
@@ -144,13 +149,15 @@ def test_a_process_keeps_its_own_rows(tmp_path):
 
 
 def test_a_turn_is_there_when_every_process_has_it(tmp_path, monkeypatch):
-    spooled(tmp_path).store(0, made())
     monkeypatch.setattr(spool.jax, "process_count", lambda: 2)
+    spooled(tmp_path).store(0, made())
     for others, there in ((True, True), (False, False)):
         gather = lambda mine, others=others: np.asarray([mine, others])  # noqa: E731
         monkeypatch.setattr(spool.multihost_utils, "process_allgather", gather)
         assert (spooled(tmp_path).load(0) is not None) == there
         assert spooled(tmp_path).load(1) is None
+    monkeypatch.undo()
+    assert spooled(tmp_path).load(0) is None  # another number of processes: these are not all the rows
 
 
 def test_a_digest_tells_weights_apart_by_their_bits():
@@ -256,6 +263,45 @@ def test_play_goes_on_after_a_kill(tmp_path, after, calls):
         for row, episode in enumerate(episodes):
             assert_same(episode.pictures, [again.samples[row].picture, *again.pictures[row, : t + 1]])
     assert [t for t, _ in told] == [0, 1]
+
+
+class Judge:
+    """Gives every episode a verdict, and counts how often it was asked about its pictures."""
+
+    name = "if"
+
+    def __init__(self):
+        self.asked = collections.Counter()
+
+    def score(self, episode):
+        self.asked[episode.session.id, tuple(picture.tobytes() for picture in episode.pictures)] += 1
+        return Verdict(value=float(episode.pictures[-1].mean()) / 255)
+
+
+@pytest.mark.slow
+def test_a_kill_costs_neither_pictures_nor_verdicts(tmp_path):
+    judge = Judge()
+
+    def play(player=None, kill=False):
+        with VerdictStore(tmp_path / "verdicts", fingerprint="f") as store, Suite([judge], {"if": 1.0}, store=store) as suite:
+            pending = []
+
+            def on_turn(t, episodes):
+                pending.append(suite.submit(episodes))
+                if kill:
+                    concurrent.futures.wait(pending[0].futures["if"])
+                    raise Killed
+
+            tiny_world.play(by=player, spool=spooled(tmp_path / "spool"), on_turn=on_turn)
+            return suite.collect(pending)
+
+    with pytest.raises(Killed):
+        play(kill=True)
+    player, counts = counted()
+    scores = play(player)
+    assert counts == {"draw": 1, "think": 1} and scores.stored_share == 0.5
+    assert set(judge.asked.values()) == {1} and len(judge.asked) == 8  # 4 rows, 2 turns
+    assert play().stored_share == 1.0 and set(judge.asked.values()) == {1}
 
 
 @pytest.mark.slow

@@ -80,10 +80,25 @@ with Checkpoints(folder, keep=1) as saver:
         saver.drop_after("best")
         assert saver.steps() == [3] and saver.latest_step() == 3
         saver.save(5, tree_on(mesh, "data"), {"step": 5}, frozen={"base": tree_on(mesh, "data")["w"]})
-    else:
+    elif act == "restore":
         got, meta = saver.restore(target_of(tree_on(mesh, "data", scale=0)))
         check(got, mesh, "data")
         assert meta == {"step": 5} and saver.steps() == [5]
+    elif act == "damaged":
+        told = []
+        got, meta = saver.restore_newest_sound(target_of(tree_on(mesh, "data", scale=0)), warn=told.append)
+        check(got, mesh, "data")
+        assert meta == {"step": 3} and len(told) == 1 and "5: this checkpoint cannot be read" in told[0], told
+        assert saver.steps() == [3] and saver.pointer("latest") == {"step": 3}
+        saver.save(5, tree_on(mesh, "data"), {"step": 5})
+        assert saver.latest_step() == 5
+    else:
+        step = saver.latest_step() or 0
+        while True:
+            step += 1
+            saver.save(step, tree_on(mesh, "data", scale=step), {"step": step})
+            saver.confirm(step)
+            print(step, flush=True)
 jax.distributed.shutdown()
 print("done")
 """
@@ -108,11 +123,15 @@ def finish(*processes):
         assert process.returncode == 0 and out.endswith("done\n"), errors[-4000:]
 
 
-def together(folder, act, *, processes):
+def start_together(folder, act, *, processes):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    finish(*(start(MANY_PROCESSES, index, processes, port, folder, act, devices=2) for index in range(processes)))
+    return [start(MANY_PROCESSES, index, processes, port, folder, act, devices=2) for index in range(processes)]
+
+
+def together(folder, act, *, processes):
+    finish(*start_together(folder, act, processes=processes))
 
 
 def test_a_checkpoint_is_restored_onto_other_meshes(tmp_path):
@@ -125,6 +144,45 @@ def test_two_processes_save_and_one_goes_on(tmp_path):
     assert {name: record["step"] for name, record in pointers.read(tmp_path).items()} == {"latest": 5, "healthy": 3, "best": 3}
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdecimal()) == ["3", "5"]
     finish(start(ONE_PROCESS, tmp_path, "restore", 2, devices=2), start(ONE_PROCESS, tmp_path, "restore", 1, devices=1))
+
+
+def test_two_processes_agree_on_what_is_damaged(tmp_path):
+    together(tmp_path, "save", processes=2)
+    file = max((path for path in (tmp_path / "5" / "arrays").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    together(tmp_path, "damaged", processes=2)
+    assert (tmp_path / "damaged" / "5").is_dir() and pointers.read(tmp_path)["latest"] == {"step": 5}
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_while_all_save_leaves_whole_checkpoints(tmp_path, victim):
+    chance, latest = random.Random(victim), 0
+    for _ in range(2):
+        processes = start_together(tmp_path, "for ever", processes=2)
+        try:
+            begun, wanted = 0, chance.randrange(2, 5)
+            while begun < wanted:
+                line = processes[victim].stdout.readline()  # some are the network's
+                assert line, processes[victim].stderr.read()
+                begun += line.strip().isdecimal()
+            time.sleep(chance.uniform(0.0, 0.05))
+            processes[victim].kill()
+            time.sleep(0.3)  # the other one waits for it, or ends
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+        listed = sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal())
+        assert listed and listed[-1] > latest and all(record["step"] in listed for record in pointers.read(tmp_path).values())
+        latest = listed[-1]
+        with Checkpoints(tmp_path, read_only=True) as reader:
+            for step in listed:
+                target = {"w": np.zeros((16, 4), np.float32), "n": np.zeros((), np.float32)}
+                arrays, meta = reader.restore(target, step, partial=True)
+                np.testing.assert_array_equal(arrays["w"], step * np.arange(64.0).reshape(16, 4))
+                assert meta == {"step": step} and arrays["n"] == 7 * step
 
 
 def test_one_process_saves_and_two_go_on(tmp_path):
