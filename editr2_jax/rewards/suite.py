@@ -24,9 +24,10 @@ from editr2_jax.records import SUBSETS, Episode, Status, Verdict
 from editr2_jax.rewards import base
 from editr2_jax.rewards.base import Reward
 from editr2_jax.rewards.questions import JudgeFormatError
+from editr2_jax.rewards.verdict_store import FAILED, VerdictStore
 from editr2_jax.rl import fusion
 
-ERRORS = (Status.SERVICE_ERROR, Status.JUDGE_FORMAT_ERROR)
+ERRORS = FAILED
 EDIT_R2_WEIGHTS = {"if": 0.3, "cc": 0.3, "ga": 0.4}  # Edit-R2; without a global score the rest is renormalised to 0.5 and 0.5
 
 
@@ -41,6 +42,7 @@ class Pending:
     sessions: tuple[str, ...]  # B session ids
     subsets: tuple[str, ...]  # B
     futures: Mapping[str, tuple[concurrent.futures.Future[Verdict], ...]]  # reward name -> B
+    stored: collections.deque[bool] = dataclasses.field(default_factory=collections.deque)  # of each verdict there: was it known before?
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class Scores:
     weights: Mapping[str, Float[np.ndarray, "B T"]]  # reward name -> what it counts, 0 where it does not apply; alike within a group
     combined: Float[np.ndarray, "B T"]  # float32, NaN masks
     error_share: float  # failed verdicts among those that applied
+    stored_share: float = 0.0  # verdicts that were given before, and were not asked for again
 
     def statuses(self, name: str) -> np.ndarray:
         """Status strings of one reward, [B, T]."""
@@ -69,15 +72,17 @@ class Suite:
         workers: int = 8,
         min_valid_weight: float = 0.0,
         max_error_share: float = 0.05,
+        store: VerdictStore | None = None,
     ):
         """`weights` maps reward name -> weight, or subset -> (reward name -> weight). `min_valid_weight`: the share of the weight that
-        applies to a turn that must have a score, else the turn is masked. `workers` bounds the calls in flight."""
+        applies to a turn that must have a score, else the turn is masked. `workers` bounds the calls in flight. `store` keeps what was
+        given, and answers before a reward is asked; its owner closes it after the suite."""
         names = [reward.name for reward in rewards]
         if len(set(names)) != len(names):
             raise ValueError(f"Suite: two rewards share a name: {names}; metrics are keyed by name.")
         self._rewards = tuple(rewards)
         self._weights = _per_subset(weights, names)
-        self._min_valid_weight, self._max_error_share = min_valid_weight, max_error_share
+        self._min_valid_weight, self._max_error_share, self._store = min_valid_weight, max_error_share, store
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="reward")
 
     def __enter__(self) -> Suite:
@@ -103,11 +108,16 @@ class Suite:
     def submit(self, episodes: Sequence[Episode]) -> Pending:
         """Starts scoring the latest turn of B episodes and returns at once."""
         # One task per reward and episode; a task never waits for another task of this pool, so the pool cannot lock up.
-        futures = {reward.name: tuple(self._pool.submit(verdict_of, reward, episode) for episode in episodes) for reward in self._rewards}
+        stored: collections.deque[bool] = collections.deque()
+        futures = {
+            reward.name: tuple(self._pool.submit(self._verdict, reward, episode, stored) for episode in episodes)
+            for reward in self._rewards
+        }
         return Pending(
             sessions=tuple(episode.session.id for episode in episodes),
             subsets=tuple(episode.session.subset for episode in episodes),
             futures=futures,
+            stored=stored,
         )
 
     def collect(self, pending: Sequence[Pending]) -> Scores:
@@ -122,11 +132,28 @@ class Suite:
         counts = [self._counts(table_of(t), turn) for t, turn in enumerate(pending)]
         weights = {name: np.stack([turn[name] for turn in counts], axis=1) for name in self.names}
         combined = np.asarray(fusion.of_rewards(values, weights, form="convex"))
-        return Scores(values=values, verdicts=verdicts, weights=weights, combined=combined, error_share=error_share)
+        stored = [known for turn in pending for known in turn.stored]
+        return Scores(
+            values=values,
+            verdicts=verdicts,
+            weights=weights,
+            combined=combined,
+            error_share=error_share,
+            stored_share=sum(stored) / max(len(stored), 1),
+        )
 
     def score(self, turns: Sequence[Sequence[Episode]]) -> Scores:
         """Scores T turns of B episodes: turns[t][b] is the episode of rollout b after turn t."""
         return self.collect([self.submit(episodes) for episodes in turns])
+
+    def _verdict(self, reward: Reward, episode: Episode, stored: collections.deque[bool]) -> Verdict:
+        """From the store, or else from the reward, and then stored before anybody uses it."""
+        if self._store is None:
+            return verdict_of(reward, episode)
+        key = self._store.key(reward, episode)
+        known = self._store.get(key)
+        stored.append(known is not None)
+        return known if known is not None else self._store.put(key, verdict_of(reward, episode), reward=reward.name)
 
     def _error_share(self, verdicts: Mapping[str, Sequence[Sequence[Verdict]]]) -> float:
         flat = [(name, verdict) for name, table in verdicts.items() for row in table for verdict in row]

@@ -22,6 +22,8 @@ from editr2_jax.policies.intent_policy import Intent
 from editr2_jax.records import Episode, Sample, Session
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
+from editr2_jax.rollouts.spool import Interrupted, Spool
+from editr2_jax.rollouts.spool import Turn as Spooled
 from editr2_jax.runtime import keys, rows
 
 
@@ -65,6 +67,8 @@ def play(
     iteration: int | None = None,
     seed: int | None = None,
     on_turn: OnTurn = lambda *_: None,
+    spool: Spool | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Rollout:
     """Plays sessions of one `Shape`. `samples` holds each session G times in a row.
 
@@ -74,8 +78,11 @@ def play(
         seed: the run's, which the initial noise that a dialogue keeps for the run depends on.
         on_turn: on_turn(t, episodes) is called with the episodes of a turn as soon as its pictures are there; None stands for the rows
             of other processes.
+        spool: keeps every turn as soon as it is done; the turns that it has are not drawn again. The rollout is the same bit for bit.
+        should_stop: asked after every turn; the same in all processes.
 
     Raises:
+        Interrupted: asked to stop, after a turn, the last one too; the turn is in the spool.
         ValueError: words have no room in their slots; or the config asks for an iteration or a seed that is not told.
     """
     config, count = player.config, len(samples)
@@ -91,6 +98,8 @@ def play(
     tokens = player.perceive(weights, sources)
     context = player.begin(weights, tokens, size=size, serves=serves, turns=turns)
     perceived = [jax.tree.map(lambda x: jnp.repeat(x, serves, axis=0), tokens)]
+    load = (lambda t: None) if spool is None else spool.load
+    spooled = load(0)
     texts = [(row[0], None, False) for row in instructions]  # per row: what conditions the picture, the answer, whether it fell back
     segments, intent = _no_question(config, count), _no_intent(config, count)
     pictures, on_device, parts, words = [], [], [], []
@@ -99,32 +108,36 @@ def play(
             [_wrap(tokenizer, text) for text, *_ in texts], config.policy.slots.of_turn(t), what=f"the instruction of turn {t}"
         )
         context = player.instruct(weights, context, *ids)
-        steps = _stochastic_steps(player, streams, t, iteration)
-        picture, drawn = player.draw(weights, context, start(t), streams.member("steps", t), steps, size=size)
+        if spooled is None:
+            steps = _stochastic_steps(player, streams, t, iteration)
+            picture, drawn = player.draw(weights, context, start(t), streams.member("steps", t), steps, size=size)
+        else:
+            picture, drawn = spooled.picture, spooled.drawn
+        done = Spooled(picture=picture, drawn=drawn, intent=intent, texts=tuple(texts))
         parts.append((ids, segments, intent, drawn))
         words.append(texts)
+        ahead = load(t + 1) if spooled is not None and t + 1 < turns else None  # a turn is worth nothing without those before it
         if t + 1 < turns:
             perceived.append(player.perceive(weights, picture))
             context = player.read(weights, context, perceived[-1], size=size)
             if config.reconstruct:
                 segments = _question(tokenizer, config, instructions, t + 1)
-                context, intent = player.think(weights, context, segments, streams.member("intent", t + 1))
+                if ahead is None:
+                    context, intent = player.think(weights, context, segments, streams.member("intent", t + 1))
+                else:
+                    intent = ahead.intent
         on_device.append(picture)
         pictures.append(rows.local(picture))  # waits for this turn's pictures only: what follows is already under way
+        if spool is not None and spooled is None:
+            spool.store(t, done)
         here = rows.owned(picture)
         on_turn(t, [_episode(sample, pictures, i) if here[i] else None for i, sample in enumerate(samples)])
+        if should_stop():
+            raise Interrupted(f"stopped after turn {t} of {turns}.")
         if t + 1 < turns:
-            texts = list(_read(tokenizer, config, intent, instructions, t + 1))
-    by_row = list(zip(*words, strict=True))
-    return Rollout(
-        samples=tuple(samples),
-        played=_stack(source, on_device, parts, perceived),
-        pictures=np.stack(pictures, axis=1),
-        intents=tuple(tuple(None if answer is None else text for text, answer, _ in row) for row in by_row),
-        answers=tuple(tuple(answer for _, answer, _ in row) for row in by_row),
-        fallback=np.asarray([[fell_back for *_, fell_back in row] for row in by_row]),
-        here=here,
-    )
+            texts = list(ahead.texts if ahead else _read(tokenizer, config, intent, instructions, t + 1))
+        spooled = ahead
+    return _rollout(samples, np.stack(pictures, axis=1), _stack(source, on_device, parts, perceived), words, here)
 
 
 def refuse_long(sessions: Sequence[Session], config: RolloutConfig, tokenizer) -> None:
@@ -244,6 +257,22 @@ def _read(tokenizer, config, intent: Intent, instructions: Sequence[Sequence[str
         if len(_wrap(tokenizer, text)) > config.policy.slots.later:  # a ramble that does not fit is no intent
             text, fell_back = texts[turn], True
         yield text, answer, fell_back
+
+
+def _rollout(
+    samples: Sequence[Sample], pictures: np.ndarray, played: Played, words: Sequence[Sequence[tuple]], here: np.ndarray
+) -> Rollout:
+    """`words` is [T][B]."""
+    by_row = list(zip(*words, strict=True))
+    return Rollout(
+        samples=tuple(samples),
+        played=played,
+        pictures=pictures,
+        intents=tuple(tuple(None if answer is None else text for text, answer, _ in row) for row in by_row),
+        answers=tuple(tuple(answer for _, answer, _ in row) for row in by_row),
+        fallback=np.asarray([[fell_back for *_, fell_back in row] for row in by_row]),
+        here=here,
+    )
 
 
 def _stack(source: np.ndarray, pictures: list[jax.Array], parts: list, perceived: list[PictureTokens]) -> Played:
