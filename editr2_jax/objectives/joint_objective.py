@@ -72,15 +72,16 @@ def gradients(
     objective: ObjectiveConfig,
     policy: PolicyConfig,
     behaviour: Any = None,
+    replay: Replay | None = None,
     place: Callable[[Any], Any] = lambda gradient: gradient,
 ) -> tuple[Any, Float[Array, ""], dict[str, Array]]:
     """Gradient of a chunk's loss with respect to `trainable`, the loss, and metrics; `policy_of` makes the model of some `trainable`.
 
     `rollouts` is n, of all chunks of an update, so that they add up; where chunks have unequal turns, the others' are counted in turns of
     this one, and every turn of the update weighs the same. `reference` may be None where no term needs it. `behaviour` is the trainable
-    part of the policy that played; None says that it is `trainable` itself, which spares a pass. `place` tells the compiler where
-    a gradient lies. Each pass is differentiated on its own and added up: the gradient of the whole scan would be the same, but would run
-    every pass forward twice.
+    part of the policy that played; None says that it is `trainable` itself, which spares a pass. `replay`: the
+    dialogue as the policy reads it, where that is at hand. `place` tells the compiler where a gradient lies. Each pass is differentiated on
+    its own and added up: the gradient of the whole scan would be the same, but would run every pass forward twice.
     """
     turns = played.step.shape[1]
     total, metrics, summed = jnp.float32(0), {}, place(jax.tree.map(jnp.zeros_like, trainable))
@@ -91,7 +92,7 @@ def gradients(
         old=None if behaviour is None else policy_of(jax.lax.stop_gradient(behaviour)),
     )
     share = 1 / (rollouts * turns * max(objective.image.passes(played.step.shape[2]), 1))
-    for term in _terms(models, played, lesson, objective, policy):
+    for term in _terms(models, played, lesson, objective, policy, replay):
         scale = term.weight * share
 
         def add_pass(carry, x, term=term, scale=scale):
@@ -134,10 +135,12 @@ class _Term:
     passes: Any  # what distinguishes the passes, stacked
 
 
-def _terms(models: _Models, played: Played, lesson: Lesson, objective: ObjectiveConfig, policy: PolicyConfig) -> list[_Term]:
+def _terms(
+    models: _Models, played: Played, lesson: Lesson, objective: ObjectiveConfig, policy: PolicyConfig, replay: Replay | None
+) -> list[_Term]:
     """The terms with a weight, over contexts that every model reads once for all of them."""
     read = lambda model: jax.lax.stop_gradient(dialogue.replay(model, played.script, policy.slots))  # noqa: E731
-    replay = read(models.policy)
+    replay = read(models.policy) if replay is None else jax.lax.stop_gradient(replay)
     reference = old = None
     if objective.needs_reference:
         reference = _Fixed(models.reference, read(models.reference) if objective.image.reference_context == "rebuilt" else replay)
@@ -154,9 +157,11 @@ def _terms(models: _Models, played: Played, lesson: Lesson, objective: Objective
     return terms
 
 
-def log_probs(model: Bagel, played: Played, *, policy: PolicyConfig) -> tuple[Float[Array, "B T W"], Float[Array, "B T K"]]:
-    """Log-probabilities of everything drawn and written, through the same passes as the loss."""
-    replay = dialogue.replay(model, played.script, policy.slots)
+def log_probs(
+    model: Bagel, played: Played, *, policy: PolicyConfig, replay: Replay | None = None
+) -> tuple[Float[Array, "B T W"], Float[Array, "B T K"]]:
+    """Log-probabilities of everything drawn and written, through the same passes as the loss; `replay` where that is at hand."""
+    replay = dialogue.replay(model, played.script, policy.slots) if replay is None else replay
 
     def image(_, turn_and_slot):
         stored, seen = _stored(played, replay, *turn_and_slot)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from editr2_jax.models.bagel.bagel import Bagel, PictureTokens
+from editr2_jax.models.execution import Execution
 from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies import intent_policy
@@ -91,6 +92,19 @@ class Replay:
             rope=self.thinking_rope[turn],
             length=jnp.asarray(full.capacity - scratch, jnp.int32),
         )
+
+
+AXES = Replay(  # logical axes of its arrays
+    context=contexts.AXES,
+    drawing=Sight(full=(None, "batch"), without_instruction=(None, "batch"), without_pictures=(None, "batch"), start=(None, "batch")),
+    thinking_visible=(None, "batch"),
+    thinking_rope=(None, "batch"),
+)
+
+
+def placed(replayed: Replay, run: Execution) -> Replay:
+    """The replay, told where its rows, heads and slots lie."""
+    return jax.tree.map(lambda axes, leaf: run.constrain(leaf, *axes), AXES, replayed, is_leaf=lambda node: isinstance(node, tuple))
 
 
 def asked(

@@ -21,7 +21,8 @@ from editr2_jax.models import logical_axes
 from editr2_jax.models.network import Network
 from editr2_jax.objectives import joint_objective
 from editr2_jax.objectives.joint_objective import Lesson, ObjectiveConfig
-from editr2_jax.policies.dialogue import Played, PolicyConfig
+from editr2_jax.policies import dialogue
+from editr2_jax.policies.dialogue import Played, PolicyConfig, Replay, Script
 from editr2_jax.rl import reductions, sampler_mismatch
 from editr2_jax.rollouts.player import Weights
 from editr2_jax.runtime import keys
@@ -78,8 +79,9 @@ class Updater:
 
     def __init__(self, network: Network, objective: ObjectiveConfig, policy: PolicyConfig, optimizer: optax.GradientTransformation):
         self.network, self.objective, self.policy, self.optimizer = network, objective, policy, optimizer
-        self.ask_again = jax.jit(self._ask_again, static_argnames=("as_loss",))
-        self._gradients = jax.jit(self._gradients_of)
+        self.replay = jax.jit(self._replay)
+        self.log_probs = jax.jit(self._log_probs, static_argnames=("as_loss",))
+        self.gradient = jax.jit(self._gradient)
         self._apply = jax.jit(self._apply_to, donate_argnums=(0,))
 
     @property
@@ -87,13 +89,25 @@ class Updater:
         """Whether the loss asks for the velocity that the sampler followed."""
         return self.objective.image.policy(self.policy) == self.policy
 
-    def _ask_again(self, weights: Weights, played: Played, *, as_loss: bool = True) -> LogProbs:
+    def ask_again(self, weights: Weights, played: Played, *, as_loss: bool = True) -> LogProbs:
         """Log-probabilities of what was played; as the loss asks for them, or as the sampler did, which may differ in guidance."""
+        return self.log_probs(weights, played, self.replay(weights, played.script), as_loss=as_loss)
+
+    def _replay(self, weights: Weights, script: Script) -> Replay:
+        """The dialogue as the policy reads it: a program of its own, which log-probabilities and gradients share."""
+        return dialogue.placed(
+            dialogue.replay(self.network.policy(weights.trainable, weights.frozen), script, self.policy.slots), self.network.execution
+        )
+
+    def _log_probs(self, weights: Weights, played: Played, replay: Replay, *, as_loss: bool = True) -> LogProbs:
         policy = self.objective.image.policy(self.policy) if as_loss else self.policy
-        told = joint_objective.log_probs(self.network.policy(weights.trainable, weights.frozen), played, policy=policy)
+        told = joint_objective.log_probs(self.network.policy(weights.trainable, weights.frozen), played, policy=policy, replay=replay)
         return self.network.execution.constrain(told)  # whole everywhere: hosts read them
 
-    def _gradients_of(self, weights: Weights, behaviour: Any, played: Played, lesson: Lesson, rollouts: Array):
+    def _gradients(self, weights: Weights, behaviour: Any, played: Played, lesson: Lesson, rollouts: Array):
+        return self.gradient(weights, behaviour, played, self.replay(weights, played.script), lesson, rollouts)
+
+    def _gradient(self, weights: Weights, behaviour: Any, played: Played, replay: Replay, lesson: Lesson, rollouts: Array):
         run = self.network.execution
         gradients, loss, metrics = joint_objective.gradients(
             lambda trainable: self.network.policy(trainable, weights.frozen),
@@ -105,6 +119,7 @@ class Updater:
             objective=self.objective,
             policy=self.policy,
             behaviour=behaviour,
+            replay=replay,
             place=lambda gradient: logical_axes.constrain(gradient, run.layout),
         )
         return gradients, loss, run.constrain(metrics)

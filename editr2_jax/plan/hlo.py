@@ -1,0 +1,248 @@
+"""What a compiled program moves, read off its own text: collectives and memory traffic of one chip, loops counted as often as they run.
+
+XLA's cost analysis counts a loop's body once, whatever its length, and a kernel as nothing; the optimised program text says how often a
+loop runs (the constant that its condition compares with), what every instruction reads and writes, and in which memory: buffers in space
+S(1) are the chip's fast memory and cost no traffic. A loop that may stop early (intents) is counted to its limit.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
+_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "token": 0}
+_SHAPE = re.compile(r"\b(pred|bf16|f8e4m3fn|f8e5m2|[sufc]\d+|token)\[([\d,]*)\](\{[^}]*\})?")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
+_BY_ELEMENT = {"reduce", "all-reduce", "reduce-scatter", "sort", "scatter", "reduce-window", "map", "select-and-scatter"}
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of the text."""
+
+    name: str
+    opcode: str
+    shape: str  # of the result
+    operands: tuple[str, ...]
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """Bytes of one chip in one call of a program."""
+
+    memory: float  # read from and written to the chip's main memory
+    collectives: Mapping[str, float]  # kind -> bytes that the chip sends
+
+    @property
+    def wires(self) -> float:
+        return sum(self.collectives.values())
+
+
+def moved(text: str) -> Moved:
+    """Reads an optimised program's text (`compiled.as_text()`)."""
+    computations, entry = _parse(text)
+    traffic, sent, seen, top = 0.0, collections.Counter(), {}, _top(computations, entry)
+    for name, times in _reached(computations, entry).items():
+        for one in computations[name]:
+            kind = next((kind for kind in COLLECTIVES if one.opcode in (kind, f"{kind}-start")), None)
+            if kind:
+                channel = _number(one.text, "channel_id")
+                # An asynchronous collective is split into a start and a done that both spell it out, under one channel.
+                key = (kind, channel if channel is not None else one.name)
+                seen[key] = max(seen.get(key, 0.0), times * _sent(kind, one))
+            if name in top:
+                traffic += times * _traffic(one, computations, {other.name: other for other in computations[name]})
+    for (kind, _), size in seen.items():
+        sent[kind] += size
+    return Moved(memory=traffic, collectives=dict(sent))
+
+
+def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    computations: dict[str, list[Instruction]] = {}
+    current, entry = None, ""
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            current = head[1]
+            computations[current] = []
+            if line.startswith("ENTRY"):
+                entry = current
+        elif line == "}":
+            current = None
+        elif current is not None and (found := _INSTRUCTION.match(line)):
+            computations[current].append(_instruction(found[1], found[2], line))
+    return computations, entry
+
+
+def _instruction(name: str, rest: str, line: str) -> Instruction:
+    """`rest`: SHAPE OPCODE(OPERANDS), ATTRIBUTES; a tuple's shape stands in brackets."""
+    if rest.startswith("("):
+        end = _closing(rest, 0) + 1
+    else:
+        end = rest.index(" ")
+    shape, rest = rest[:end], rest[end:].lstrip()
+    start = rest.index("(")
+    close = _closing(rest, start)
+    operands = tuple(re.findall(r"%([\w.\-]+)", rest[start:close]))
+    return Instruction(name=name, opcode=rest[:start], shape=shape, operands=operands, text=line)
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if not depth:
+            return i
+    raise ValueError(f"this is no line of a program: {text[:120]!r}")
+
+
+def _reached(computations: Mapping[str, list[Instruction]], entry: str) -> dict[str, float]:
+    """Computation -> how often it runs in one call."""
+    times: dict[str, float] = collections.defaultdict(float)
+
+    def visit(name: str, count: float) -> None:
+        times[name] += count
+        for one in computations[name]:
+            for called, factor in _calls(one, computations):
+                visit(called, count * factor)
+
+    visit(entry, 1.0)
+    return times
+
+
+def _calls(one: Instruction, computations: Mapping[str, list[Instruction]]) -> Iterator[tuple[str, float]]:
+    if one.opcode == "while":
+        body, condition = re.search(r"body=%?([\w.\-]+)", one.text)[1], re.search(r"condition=%?([\w.\-]+)", one.text)[1]
+        yield body, _trips(computations[condition], computations[body])
+        return
+    if one.opcode not in _BY_ELEMENT:
+        yield from ((called, 1.0) for called in _CALLED.findall(one.text) if called in computations)
+    for branches in re.findall(r"branch_computations=\{([^}]*)\}", one.text):
+        yield from ((name.strip().lstrip("%"), 1.0) for name in branches.split(","))
+
+
+def _trips(condition: list[Instruction], body: list[Instruction]) -> float:
+    """How often a loop runs: the largest constant that its condition compares with, in steps of what its body adds to that counter (the
+    compiler unrolls). 1 where the condition compares with no constant."""
+    limit = max((value for one in condition if (value := _constant(one)) is not None), default=1)
+    read = (one for one in condition if one.opcode == "get-tuple-element" and one.shape[1:5] == "32[]")
+    counter = next((_number(one.text, "index") for one in read), None)
+    if counter is None or not body or counter >= len(body[-1].operands):
+        return float(limit)
+    lines, step = {one.name: one for one in body}, 0
+    line = lines.get(body[-1].operands[counter])
+    while line is not None and line.opcode == "add":
+        step += sum(value for name in line.operands if name in lines and (value := _constant(lines[name])) is not None)
+        line = next((lines[name] for name in line.operands if name in lines and _constant(lines[name]) is None), None)
+    return float(-(-limit // max(step, 1)))
+
+
+def _constant(one: Instruction) -> int | None:
+    found = re.search(r"[su]32\[\]\S* constant\((\d+)\)", one.text)
+    return int(found[1]) if found else None
+
+
+def _top(computations: Mapping[str, list[Instruction]], entry: str) -> set[str]:
+    """Computations whose instructions go through memory: the entry, loop bodies, branches; not the insides of a fusion."""
+    found, todo = {entry}, [entry]
+    while todo:
+        for one in computations[todo.pop()]:
+            if one.opcode in ("while", "conditional", "call"):
+                new = {name for name, _ in _calls(one, computations)} - found
+                found |= new
+                todo += new
+    return found
+
+
+def _sent(kind: str, one: Instruction) -> float:
+    """Bytes that a chip sends, for n chips in a group and a result of r bytes: all-gather r (n-1)/n, all-reduce twice that,
+    reduce-scatter r (n-1)."""
+    n, result = _group(one.text), _size(_result(one), fast=True)
+    if kind == "collective-permute":
+        return result
+    share = (n - 1) / n
+    return {"all-gather": share, "all-reduce": 2 * share, "reduce-scatter": n - 1, "all-to-all": share}[kind] * result
+
+
+def _result(one: Instruction) -> str:
+    """The shape of what a collective gives: of a start, the last of the pair (operand, result)."""
+    if one.opcode.endswith("-start") and one.shape.startswith("("):
+        shapes = [found[0] for found in _SHAPE.finditer(one.shape)]
+        data = [shape for shape in shapes if not shape.startswith(("u32[]", "s32[]"))]
+        return data[-1] if data else one.shape
+    return one.shape
+
+
+def _group(text: str) -> int:
+    """Chips in a collective's group."""
+    if found := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
+        return len(found[1].split(","))
+    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", text):
+        return int(found[2])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
+    return 2
+
+
+def _traffic(one: Instruction, computations: Mapping[str, list[Instruction]], around: Mapping[str, Instruction]) -> float:
+    """Bytes that an instruction reads and writes in main memory."""
+    if one.opcode in _FREE or one.opcode.endswith("-done"):
+        return 0.0
+    operands = [around[name].shape for name in one.operands if name in around]
+    if one.opcode == "dynamic-slice":
+        return 2 * _size(one.shape)
+    if one.opcode == "dynamic-update-slice":
+        return 2 * _size(operands[1]) if len(operands) > 1 else _size(one.shape)
+    if one.opcode == "fusion" and (called := _CALLED.search(one.text)) and called[1] in computations:
+        return _fused(one, computations[called[1]], operands)
+    return _size(one.shape) + sum(map(_size, operands))
+
+
+def _fused(one: Instruction, inside: list[Instruction], operands: list[str]) -> float:
+    """A fusion reads of an operand what it slices out of it, and writes of a buffer what it updates of it."""
+    parameters = {}
+    for line in inside:
+        if line.opcode == "parameter":
+            parameters[line.name] = int(re.search(r"parameter\((\d+)\)", line.text)[1])
+    users: dict[str, list[Instruction]] = collections.defaultdict(list)
+    for line in inside:
+        for name in line.operands:
+            users[name].append(line)
+    total, shapes = 0.0, {line.name: line.shape for line in inside}
+    for name, number in parameters.items():
+        if number >= len(operands):
+            continue
+        uses = users[name]
+        if uses and all(use.opcode == "dynamic-slice" for use in uses):
+            total += sum(_size(use.shape) for use in uses)
+        elif uses and all(use.opcode == "dynamic-update-slice" and use.operands[0] == name for use in uses):
+            total += 0.0  # updated in place
+        else:
+            total += _size(operands[number])
+    updates = [line for line in inside if line.opcode == "dynamic-update-slice"]
+    if updates:
+        return total + sum(_size(shapes.get(line.operands[1], "")) for line in updates)
+    return total + _size(one.shape)
+
+
+def _size(shape: str, *, fast: bool = False) -> float:
+    """Bytes of a shape in main memory, or with `fast` in any; a tuple's are added up."""
+    total = 0.0
+    for kind, dims, layout in _SHAPE.findall(shape):
+        if fast or "S(1)" not in layout:
+            total += _BYTES.get(kind, 4) * math.prod(int(size) for size in dims.split(",") if size)
+    return total
+
+
+def _number(text: str, name: str) -> int | None:
+    found = re.search(rf"{name}=(\d+)", text)
+    return int(found[1]) if found else None
