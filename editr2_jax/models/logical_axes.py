@@ -89,6 +89,24 @@ def constrain(state: nnx.State, layout: Layout | None) -> nnx.State:
     return state if layout is None else jax.tree.map(jax.lax.with_sharding_constraint, state, shardings(state, layout))
 
 
+def gathered(layer: nnx.State, layout: Layout | None) -> nnx.State:
+    """Inside a scan over layers: the weight matrices of one layer of an expert, brought together where rows are cut along the same devices.
+
+    Said outright, they are fetched once, in time; left alone, the compiler sends them round in pieces and adds up partial products in
+    memory, and takes twice as long to compile it.
+    """
+    if layout is None:
+        return layer
+
+    def whole(path, leaf):
+        name = dotted(path)
+        if name.rpartition(".")[2] not in ("w", "lora_a", "lora_b"):
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, layout.gathered(*of(f"decoder.layers.und.{name}")[1:]))
+
+    return jax.tree_util.tree_map_with_path(whole, layer)
+
+
 def abstract(state: nnx.State, layout: Layout) -> nnx.State:
     """The shapes, types and shardings of a state: what a program is compiled for, and the target of a load or a restore."""
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, shardings(state, layout))

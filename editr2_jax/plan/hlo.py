@@ -12,6 +12,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
@@ -21,6 +22,7 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _BY_ELEMENT = {"reduce", "all-reduce", "reduce-scatter", "sort", "scatter", "reduce-window", "map", "select-and-scatter"}
+_LOOPS = ("while", "conditional", "call")
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id"}
 
 
@@ -50,20 +52,33 @@ class Moved:
 def moved(text: str) -> Moved:
     """Reads an optimised program's text (`compiled.as_text()`)."""
     computations, entry = _parse(text)
-    traffic, sent, seen, top = 0.0, collections.Counter(), {}, _top(computations, entry)
+    traffic, by_channel = 0.0, {}
     for name, times in _reached(computations, entry).items():
-        for one in computations[name]:
+        around = {one.name: one for one in computations[name]}
+        traffic += times * sum(_traffic(one, computations, around) for one in computations[name])
+        for channel, (kind, size) in _collectives(name, computations).items():
+            # Pieces of one that is hidden behind an inner loop stand there too: it happens as often as where it stands least often.
+            before = by_channel.get(channel, (kind, math.inf))[1]
+            by_channel[channel] = kind, min(before, times * size)
+    sent: dict[str, float] = collections.defaultdict(float)
+    for kind, size in by_channel.values():
+        sent[kind] += size
+    return Moved(memory=traffic, collectives=dict(sent))
+
+
+def _collectives(name: str, computations: Mapping[str, list[Instruction]]) -> dict[Any, tuple[str, float]]:
+    """The collectives of one pass through a computation and its fusions, by channel: an asynchronous one is spelt out in its start, in
+    every piece of work that it is hidden behind, and in its end, under one channel."""
+    found, todo = {}, [name]
+    while todo:
+        for one in computations[todo.pop()]:
             kind = next((kind for kind in COLLECTIVES if one.opcode in (kind, f"{kind}-start")), None)
             if kind:
                 channel = _number(one.text, "channel_id")
-                # An asynchronous collective is split into a start and a done that both spell it out, under one channel.
-                key = (kind, channel if channel is not None else one.name)
-                seen[key] = max(seen.get(key, 0.0), times * _sent(kind, one))
-            if name in top:
-                traffic += times * _traffic(one, computations, {other.name: other for other in computations[name]})
-    for (kind, _), size in seen.items():
-        sent[kind] += size
-    return Moved(memory=traffic, collectives=dict(sent))
+                found[one.name if channel is None else channel] = kind, _sent(kind, one)
+            elif one.opcode not in _LOOPS and one.opcode not in _BY_ELEMENT:
+                todo += [called for called in _CALLED.findall(one.text) if called in computations]
+    return found
 
 
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -105,14 +120,15 @@ def _closing(text: str, start: int) -> int:
 
 
 def _reached(computations: Mapping[str, list[Instruction]], entry: str) -> dict[str, float]:
-    """Computation -> how often it runs in one call."""
+    """Entry, loop bodies, branches (their instructions go through memory; the insides of a fusion do not) -> how often they run."""
     times: dict[str, float] = collections.defaultdict(float)
 
     def visit(name: str, count: float) -> None:
         times[name] += count
         for one in computations[name]:
-            for called, factor in _calls(one, computations):
-                visit(called, count * factor)
+            if one.opcode in _LOOPS:
+                for called, factor in _calls(one, computations):
+                    visit(called, count * factor)
 
     visit(entry, 1.0)
     return times
@@ -123,8 +139,7 @@ def _calls(one: Instruction, computations: Mapping[str, list[Instruction]]) -> I
         body, condition = re.search(r"body=%?([\w.\-]+)", one.text)[1], re.search(r"condition=%?([\w.\-]+)", one.text)[1]
         yield body, _trips(computations[condition], computations[body])
         return
-    if one.opcode not in _BY_ELEMENT:
-        yield from ((called, 1.0) for called in _CALLED.findall(one.text) if called in computations)
+    yield from ((called, 1.0) for called in _CALLED.findall(one.text) if called in computations)
     for branches in re.findall(r"branch_computations=\{([^}]*)\}", one.text):
         yield from ((name.strip().lstrip("%"), 1.0) for name in branches.split(","))
 
@@ -148,18 +163,6 @@ def _trips(condition: list[Instruction], body: list[Instruction]) -> float:
 def _constant(one: Instruction) -> int | None:
     found = re.search(r"[su]32\[\]\S* constant\((\d+)\)", one.text)
     return int(found[1]) if found else None
-
-
-def _top(computations: Mapping[str, list[Instruction]], entry: str) -> set[str]:
-    """Computations whose instructions go through memory: the entry, loop bodies, branches; not the insides of a fusion."""
-    found, todo = {entry}, [entry]
-    while todo:
-        for one in computations[todo.pop()]:
-            if one.opcode in ("while", "conditional", "call"):
-                new = {name for name, _ in _calls(one, computations)} - found
-                found |= new
-                todo += new
-    return found
 
 
 def _sent(kind: str, one: Instruction) -> float:

@@ -127,6 +127,12 @@ class Layout:
         """How an array with these logical axes lies: `sharding("batch", None)`; with no axes, a copy on every device."""
         return NamedSharding(self.mesh, self.spec(*logical))
 
+    def gathered(self, *logical: str | None) -> NamedSharding:
+        """Where a weight with these axes lies while it is used: whole along the axes that cut the rows, cut as ever along the others."""
+        rows = self.axes("batch")
+        cut = (tuple(axis for axis in self.axes(name) if axis not in rows and self.mesh.shape[axis] > 1) for name in logical)
+        return NamedSharding(self.mesh, PartitionSpec(*(axes or None for axes in cut)))
+
     def constrain(self, x: Any, *logical: str | None) -> Any:
         """Inside a compiled function: x, told where it lies; axes that are not named are not cut. A tree is told leaf by leaf.
 

@@ -94,7 +94,9 @@ class Bagel(nnx.Module):
         seen = pixels.normalise(pixels.resize(picture, height, width))
         patches = pixels.patchify(seen, patch).astype(self.decoder.embed.dtype)
         ids = positions.flattened_ids(height // patch, width // patch, self.config.vit_side)
-        return self.connector(self.vit.features(patches, ids)) + self.vit_pos[...][ids]
+        run = self.decoder.execution
+        features = self.vit.features(run.constrain(patches, "batch"), ids, run=run)
+        return run.constrain(self.connector(features) + self.vit_pos[...][ids], "batch")
 
     def picture_features(self, picture: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w F"]:
         """The ViT's own patch features, before the connector."""

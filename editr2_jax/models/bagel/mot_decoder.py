@@ -19,7 +19,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from editr2_jax.models import attention
+from editr2_jax.models import attention, logical_axes
 from editr2_jax.models.attention import Mask
 from editr2_jax.models.bagel.config import DecoderConfig
 from editr2_jax.models.execution import ATTENDED, HERE, Execution
@@ -165,7 +165,8 @@ class MoTDecoder(nnx.Module):
             """One layer: hidden states in and out, the block's keys and values [B, R, K, T, d], and the look."""
             hidden_und, hidden_gen = carry
             one, caches = xs
-            expert_und, *expert_gen = map(nnx.merge, graphs, one)
+            weights = (logical_axes.gathered(expert, run.layout) for expert in one)
+            expert_und, *expert_gen = map(nnx.merge, graphs, weights)
             q, k, v = expert_und.project(hidden_und, c)
             if gen_tokens:
                 q, k, v = (join(a, z) for a, z in zip((q, k, v), expert_gen[0].project(hidden_gen, c), strict=True))

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from editr2_jax.models.bagel.config import VitConfig
+from editr2_jax.models.execution import HERE, Execution
 from editr2_jax.models.lora import Linear
 
 _MASKED = -1e30  # finite, so that a picture made of padding alone gives numbers instead of NaN
@@ -74,7 +75,12 @@ class Vit(nnx.Module):
         self.norm = LayerNorm(config.width, eps=config.eps, dtype=dtype)
 
     def features(
-        self, patches: Float[Array, "B N P"], position_ids: Int[Array, "*B N"], valid: Bool[Array, "B N"] | None = None
+        self,
+        patches: Float[Array, "B N P"],
+        position_ids: Int[Array, "*B N"],
+        valid: Bool[Array, "B N"] | None = None,
+        *,
+        run: Execution = HERE,
     ) -> Float[Array, "B N F"]:
         """Features of every patch; each picture attends to itself alone.
 
@@ -88,9 +94,9 @@ class Vit(nnx.Module):
         graph, stacked = nnx.split(self.layers)
 
         def layer(hidden, parameters):
-            return nnx.merge(graph, parameters)(hidden, valid).astype(hidden.dtype), None
+            return run.constrain(nnx.merge(graph, parameters)(hidden, valid).astype(hidden.dtype), "batch"), None
 
-        x, _ = jax.lax.scan(layer, x, stacked)
+        x, _ = jax.lax.scan(layer, run.constrain(x, "batch"), stacked)
         return self.norm(x)
 
 
