@@ -98,6 +98,8 @@ class Place:
             yield
         except BaseException:
             self._frames.pop()
+            with self._lock:
+                self._since, self._watched = self._clock(), bool(self._frames)
             raise
         self._frames.pop()
         self._show()
@@ -124,10 +126,11 @@ class Roll:
     def __init__(self, *, index: int, count: int, clock: Callable[[], float] = time.monotonic):
         self._clock, self._index = clock, index
         self._own = Beat(name=socket.gethostname(), pid=os.getpid(), place=NO_PHASE, count=0)
-        self._lock = threading.Lock()  # two threads may want to speak at once
+        self._lock = threading.Lock()  # one thread beats, another watches, and any may have the last word
         self._beats: dict[int, Beat] = {}  # of the others
         self._answered = clock()
         self._heard = {host: self._answered for host in range(count) if host != index}
+        self._heard_before = dict(self._heard)  # the time of the beat before the last
 
     def own(self, place: str) -> Beat:
         """This host's next beat."""
@@ -142,10 +145,12 @@ class Roll:
 
     def hear(self, beats: Mapping[int, Beat]) -> None:
         """Take what the board said."""
-        self._answered = self._clock()
-        for host, beat in beats.items():
-            if host in self._heard and (host not in self._beats or beat.count != self._beats[host].count):
-                self._beats[host], self._heard[host] = beat, self._answered
+        with self._lock:
+            self._answered = self._clock()
+            for host, beat in beats.items():
+                if host in self._heard and (host not in self._beats or beat.count != self._beats[host].count):
+                    self._beats[host] = beat
+                    self._heard_before[host], self._heard[host] = self._heard[host], self._answered
 
     def silence(self, host: int) -> float:
         """Seconds for which the board had nothing new from `host`. Only host 0 grows silent while the board does not answer."""
@@ -154,13 +159,16 @@ class Roll:
     def silent(self, longer_than: float) -> list[int]:
         return [host for host in sorted(self._heard) if self.silence(host) > longer_than]
 
-    def all_heard_since(self, moment: float) -> bool:
-        return all(heard > moment for heard in self._heard.values())
+    def all_lived_after(self, moment: float) -> bool:
+        """Two beats of each were read since: the first may have been written earlier, the second was not."""
+        return all(heard > moment for heard in self._heard_before.values())
 
     def forgive(self, seconds: float) -> None:
         """This process itself was stopped for so long: that was nobody's silence."""
-        self._answered += seconds
-        self._heard = {host: heard + seconds for host, heard in self._heard.items()}
+        with self._lock:
+            now = self._clock()
+            self._answered = min(now, self._answered + seconds)
+            self._heard = {host: min(now, heard + seconds) for host, heard in self._heard.items()}
 
     def stopped(self) -> str:
         """The sentence of a host that has stopped; empty while none has."""

@@ -210,6 +210,8 @@ def _initialize(config: HostsConfig) -> tuple[int, int]:
         os.write(2, (line + "\n").encode())
         os._exit(STATUS)
 
+    # jax's own would take SIGTERM from the handlers that signals.stop_flag sets; all hosts stop at one step by agree(stop_requested())
+    jax.config.update("jax_enable_preemption_service", False)
     with abort_held(give_up):
         try:
             jax.distributed.initialize(

@@ -7,6 +7,7 @@ looks at the clock.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
@@ -25,6 +26,7 @@ STATUS = 75  # of a host that leaves because of another one, or because it is st
 _FOLDER = "editr2/beats"
 _SOONEST_BEAT_S = BEAT_S / 4  # after another: a host that enters a phase says so soon, for it may die there
 _LINGER_S = 3 * BEAT_S  # host 0 keeps the board for so long after its last word, or the others could not read it
+_UNWIND_S = 60.0  # for what this process still does after an error of its own
 _LEAVE_WITHIN_S = 2 * _LINGER_S  # even where a log's lock is held by a thread that hangs
 
 
@@ -71,6 +73,8 @@ class Watch:
         finally:
             self._over.set()
             self._news.set()
+            for thread in threads:  # Python must not end while one of them is in native code that comes back; one that hangs stays there
+                thread.join(2 * BEAT_S)
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -93,7 +97,9 @@ class Watch:
         self._ticked = now
         if now - before > 5 * BEAT_S:  # a suspended machine, or a debugger
             self.roll.forgive(now - before)
-        if self.roll.stopped() and not self._own_error:
+        if self._own_error:
+            return
+        if self.roll.stopped():
             self.leave(self.roll.stopped())
         silent = self.roll.silent(self._silence_s)
         if silent:
@@ -103,12 +109,12 @@ class Watch:
             self.leave(f"{self.roll.who(self._index)} has made no progress for {since:.0f} s in {place}.")
 
     def falter(self) -> None:
-        """Called when something fails here that another host's end may have caused: returns once all others were heard from since then.
+        """Called when something fails here that another host's end may have caused: returns once all others have lived on after it.
 
         When one of them is gone, it does not return: the watch leaves.
         """
         moment = self._clock()
-        while not self.roll.all_heard_since(moment):
+        while not self.roll.all_lived_after(moment):
             self._sleep(BEAT_S / 4)
 
     def stop(self, error: str) -> None:
@@ -126,7 +132,8 @@ class Watch:
             f"{sentence} This host ({self._index}) was in {self.place.look()[0]}. "
             "Stopping; the same command resumes from the last checkpoint."
         )
-        os.write(2, (line + "\n").encode())  # past sys.stderr, whose lock may be held by what hangs
+        with contextlib.suppress(OSError):
+            os.write(2, (line + "\n").encode())  # past sys.stderr, whose lock may be held by what hangs
         with contextlib.suppress(Exception):
             self._write_stacks()
         with contextlib.suppress(Exception):
@@ -141,6 +148,9 @@ class Watch:
 
     def aborting(self) -> None:
         """Called by abort_held: native code of this process wants to end it."""
+        if self._own_error:  # host 0 has heard why this host stops and is gone; let the error be reported in peace
+            self._sleep(_UNWIND_S)
+            return
         self.falter()
         self.stop("aborted by native code, whose message is in its log")
 
@@ -180,7 +190,8 @@ def abort_held(first: Callable[[], None]) -> Iterator[None]:
 
     jax's client aborts the process a few milliseconds after process 0 is gone, with a message that names no host. It takes no callback
     (`missed_heartbeat_callback` ends in std::bad_cast when it is Python's, jax 0.10 and 0.12), so the abort itself is kept waiting until
-    the watch has said who is lost. The handler runs on the native thread that aborts; the other threads go on.
+    the watch has said who is lost. The handler runs on the native thread that aborts; the other threads go on. After an error it stays
+    until Python ends.
     """
     libc = ctypes.CDLL(None)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
@@ -190,10 +201,13 @@ def abort_held(first: Callable[[], None]) -> Iterator[None]:
         try:
             first()
         finally:
-            libc.signal(signal.SIGABRT, before)  # then abort() goes on as it would have
+            restore(handler)  # then abort() goes on as it would have
+
+    def restore(_: object) -> None:
+        libc.signal(signal.SIGABRT, before)
 
     before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
-    try:
-        yield
-    finally:
-        libc.signal(signal.SIGABRT, before)
+    atexit.register(restore, handler)  # which keeps it: native code holds no reference to what it calls
+    yield
+    restore(handler)
+    atexit.unregister(restore)

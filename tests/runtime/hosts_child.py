@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from editr2_jax.runtime import hosts
+from editr2_jax.runtime import hosts, signals
 
 SILENCE_S = 4.0
 
@@ -81,6 +81,11 @@ def wrong(here: hosts.Hosts, folder: Path, *, host: int = 1) -> None:
         here.gather(np.ones(2, np.float32))
 
 
+def wrong_slowly(here: hosts.Hosts, folder: Path) -> None:
+    """The same in a process that needs longer for its end than host 0, whose end jax's client answers by abort()."""
+    wrong(here, folder)
+
+
 def wrong_first(here: hosts.Hosts, folder: Path) -> None:
     """The same in the host that keeps the board."""
     wrong(here, folder, host=0)
@@ -108,6 +113,16 @@ def stuck(here: hosts.Hosts, folder: Path) -> None:
     here.barrier("judged", within_s=300.0)
 
 
+def terminated(here: hosts.Hosts, folder: Path) -> None:
+    """SIGTERM reaches one host, and all stop after the same step. The flag was set up before jax was."""
+    for step in range(10**6):
+        if step == 5:
+            tell("ready")
+        if here.agree(stop_requested()):
+            tell(f"stopped at step {here.gather_json(step)}")
+            return
+
+
 if __name__ == "__main__":
     scene, process, processes, port, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], Path(sys.argv[5])
     config = hosts.HostsConfig(
@@ -118,6 +133,10 @@ if __name__ == "__main__":
         silence_s=SILENCE_S,
         stuck_s=5.0 if scene == "stuck" else 300.0,
     )
-    with hosts.joined(config, say=lambda line: tell(f"said: {line}"), stacks=folder) as here:
-        globals()[scene](here, folder)
+    try:
+        with signals.stop_flag() as stop_requested, hosts.joined(config, say=lambda line: tell(f"said: {line}"), stacks=folder) as here:
+            globals()[scene](here, folder)
+    finally:
+        if scene == "wrong_slowly":
+            time.sleep(8)
     tell("done")

