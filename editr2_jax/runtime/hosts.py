@@ -38,7 +38,7 @@ from editr2_jax.runtime.watchdog import STATUS, Watch, abort_held
 AUTO = -1  # HostsConfig.processes: the platform tells (Cloud TPU, GKE, SLURM, Open MPI)
 _JSON_LIMIT = 64 * 1024  # bytes of one host's gather_json: process 0 hands out count^2 of them
 _LONGEST_PAUSE_S = 0.25  # between two looks at who has come
-_SMALLEST_GATHER = 1024  # bytes; lengths are rounded up to powers of two, so that few programs are compiled
+_MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,8 @@ class HostsConfig:
             raise ValueError(f"HostsConfig.process is {self.process}; with {self.processes} processes it is 0 to {self.processes - 1}.")
         if self.processes > 1 and not self.coordinator:
             raise ValueError("HostsConfig.coordinator is empty; give HOST:PORT of process 0, reachable from all hosts.")
-        if self.coordinator and not self.coordinator.rpartition(":")[2].isdecimal():
+        host, _, port = self.coordinator.rpartition(":")
+        if self.coordinator and not (host and port.isdecimal()):
             raise ValueError(f"HostsConfig.coordinator is {self.coordinator!r}; give HOST:PORT.")
         if self.silence_s < 3 * BEAT_S:
             raise ValueError(f"HostsConfig.silence_s is {self.silence_s}; hosts beat every {BEAT_S:g} s, so give at least {3 * BEAT_S:g}.")
@@ -125,7 +126,7 @@ class Hosts:
     def _gather_bytes(self, payload: bytes) -> np.ndarray:
         """Equally long bytes of every host -> uint8 [hosts, at least len(payload)], in the hosts' order."""
         index = self.index.to_bytes(8, "little")  # jax orders rows by its devices, which need not follow the order of processes
-        row = np.zeros(max(_SMALLEST_GATHER, 1 << (len(payload) + 7).bit_length()), np.uint8)
+        row = np.zeros(_rounded(len(payload) + 8), np.uint8)
         row[: len(payload) + 8] = np.frombuffer(index + payload, np.uint8)
         rows = row[None] if self.count == 1 else multihost_utils.process_allgather(row)
         return rows[np.argsort(rows[:, :8].copy().view("<i8")[:, 0]), 8:]
@@ -176,9 +177,10 @@ def joined(config: HostsConfig, *, say: Callable[[str], None] | None = None, sta
     board = JaxBoard() if count > 1 else None
     watch = Watch(index=index, count=count, silence_s=config.silence_s, stuck_s=config.stuck_s, board=board, say=say, stacks=stacks)
     here = Hosts(index=index, count=count, watch=watch, board=board, deadline_s=config.stuck_s)
-    with abort_held(watch.aborting) if board else contextlib.nullcontext(), watch.on():
+    with abort_held(watch.aborting, after_errors=True) if board else contextlib.nullcontext(), watch.on():
         try:
             yield here
+            here.barrier("the end")
         except BaseException as error:
             if _may_come_from_another_host(error):
                 watch.falter()
@@ -186,14 +188,13 @@ def joined(config: HostsConfig, *, say: Callable[[str], None] | None = None, sta
             if config.processes != 1:
                 _abandon_runtime()
             raise
-        here.barrier("the end")
     if config.processes != 1:
         jax.distributed.shutdown()
 
 
 def _initialize(config: HostsConfig) -> tuple[int, int]:
     """(this process, how many there are), after all have come."""
-    named = {}
+    named, started = {}, time.monotonic()
     if config.coordinator:
         named["coordinator_address"] = config.coordinator
     if config.processes != AUTO:
@@ -203,9 +204,9 @@ def _initialize(config: HostsConfig) -> tuple[int, int]:
 
     def give_up() -> None:  # jax aborts the process instead of raising
         line = (
-            f"host {config.process} ({socket.gethostname()}, process {os.getpid()}) gave up joining: not all of the run's processes "
-            f"came to {config.coordinator or 'the coordinator'} within {config.join_s:g} s. Look for one without a log, or with another "
-            "coordinator or number of processes."
+            f"host {config.process} ({socket.gethostname()}, process {os.getpid()}) gave up after {time.monotonic() - started:.0f} s: "
+            f"not every process of the run came to {config.coordinator or 'the coordinator'} exactly once. Look for one without a log, "
+            "for one with another coordinator or count, or for two with the same index."
         )
         os.write(2, (line + "\n").encode())
         os._exit(STATUS)
@@ -259,6 +260,11 @@ def _abandon_runtime() -> None:
     for name in ("preemption_sync_manager", "client", "service"):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(getattr(state, name)))  # its destructor would do the same
         setattr(state, name, None)
+
+
+def _rounded(size: int) -> int:
+    """Up to a power of two, from 1 KiB on, or to whole MiB: every length is a program to compile."""
+    return max(1024, 1 << (size - 1).bit_length()) if size < _MIB else -(-size // _MIB) * _MIB
 
 
 def _as_array(raw: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -185,13 +185,12 @@ class Watch:
 
 
 @contextlib.contextmanager
-def abort_held(first: Callable[[], None]) -> Iterator[None]:
-    """Within the block, native code that calls abort() runs `first` before the process ends.
+def abort_held(first: Callable[[], None], *, after_errors: bool = False) -> Iterator[None]:
+    """Within the block, and after an error in it until Python ends if so wished, native code that calls abort() runs `first` before that.
 
     jax's client aborts the process a few milliseconds after process 0 is gone, with a message that names no host. It takes no callback
     (`missed_heartbeat_callback` ends in std::bad_cast when it is Python's, jax 0.10 and 0.12), so the abort itself is kept waiting until
-    the watch has said who is lost. The handler runs on the native thread that aborts; the other threads go on. After an error it stays
-    until Python ends.
+    the watch has said who is lost. The handler runs on the native thread that aborts; the other threads go on.
     """
     libc = ctypes.CDLL(None)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
@@ -208,6 +207,13 @@ def abort_held(first: Callable[[], None]) -> Iterator[None]:
 
     before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
     atexit.register(restore, handler)  # which keeps it: native code holds no reference to what it calls
-    yield
-    restore(handler)
-    atexit.unregister(restore)
+    keep = False
+    try:
+        yield
+    except BaseException:
+        keep = after_errors
+        raise
+    finally:
+        if not keep:
+            restore(handler)
+            atexit.unregister(restore)

@@ -91,6 +91,14 @@ def wrong_first(here: hosts.Hosts, folder: Path) -> None:
     wrong(here, folder, host=0)
 
 
+def aborted(here: hosts.Hosts, folder: Path) -> None:
+    """A failed check in native code, which has nothing to do with other hosts."""
+    with here.phase("update", step=6):
+        if here.index == 1:
+            os.abort()
+        here.gather(np.ones(2, np.float32))
+
+
 def everywhere(here: hosts.Hosts, folder: Path) -> None:
     """All hosts raise the same error, as on a loss that is not finite."""
     here.barrier("step 1")

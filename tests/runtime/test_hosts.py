@@ -318,6 +318,10 @@ def test_unlike_trees_are_refused_on_all_hosts():
         assert isinstance(error, ValueError) and "host 0 brings ['a']: uint8[1], host 1 ['a']: uint8[2]" in str(error)
 
 
+def test_lengths_that_travel_are_few():
+    assert [hosts._rounded(size) for size in (8, 1024, 1025, 2**20 - 1, 2**20, 2**20 + 1)] == [1024, 1024, 2048, 2**20, 2**20, 2**21]
+
+
 def test_large_json_and_objects_are_refused():
     here = World(1).hosts(0)
     with pytest.raises(ValueError, match="gather_json: .* bytes are more than 65536"):
@@ -352,6 +356,7 @@ def test_a_single_process_raises_its_errors_as_they_are():
         ({"processes": 2, "process": 2, "coordinator": "a:1"}, "process is 2; with 2 processes it is 0 to 1"),
         ({"processes": 2}, "coordinator is empty; give HOST:PORT"),
         ({"processes": 2, "coordinator": "10.0.0.1"}, "coordinator is '10.0.0.1'; give HOST:PORT"),
+        ({"processes": 2, "coordinator": ":80"}, "coordinator is ':80'; give HOST:PORT"),
         ({"silence_s": 1.0}, "silence_s is 1.0; hosts beat every 1 s, so give at least 3"),
         ({"stuck_s": 0.0}, "stuck_s is 0.0; give seconds above 0"),
     ],
