@@ -158,7 +158,7 @@ class Watch:
         return f"{self.roll.who(host)} has not been heard from for {self.roll.silence(host):.0f} s; it was in {self.roll.place(host)}."
 
     def _publish(self, sentence: str) -> None:
-        if self._board is None or (self._index != 0 and self.roll.silence(0) > 5 * BEAT_S):  # the board is gone: writing may hang
+        if self._board is None or (self._index != 0 and self.roll.silence(0) > 3 * BEAT_S):  # the board is gone: writing may hang
             return
         self.roll.own_end(sentence)
         with contextlib.suppress(Exception):
