@@ -12,6 +12,18 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 120  # seconds, for what must end by itself
+
+# The flags that each launch script needs, --config aside.
+TPU = ("--tpu=slice", "--zone=us-west4-a", "--type=v5litepod-64", "--workdir=gs://bucket/run")
+LAUNCHES = {
+    "tpu_vm": TPU,
+    "queued_resource": (*TPU, "--capacity=spot"),
+    "gke": ("--type=v5litepod-64", "--staging=gs://bucket/code", "--workdir=gs://bucket/run"),
+    "xpk": ("--cluster=c", "--project=p", "--zone=z", "--type=v5litepod-64", "--workdir=gs://bucket/run"),
+    "slurm": ("--nodes=2", "--gpus=8", "--time=24:00:00", "--workdir=/shared/run"),
+    "host": ("--extra=cpu", "--workdir=run"),
+}
 
 # doctor and train: note their arguments, and end as FAKE/codes_I says, one word for each start; `hang` waits for SIGTERM and ends with 75.
 PACKAGE = """
@@ -60,7 +72,7 @@ case "$1 $2 $3 $4" in
             if [[ $to == *:* ]]; then cp "${files[@]}" "$FAKE/host_$i/${to#*:}"; else cp "$FAKE/host_$i/${files[0]#*:}" "$to"; fi
         done ;;
     "compute tpus queued-resources describe")
-        state=$(head -n 1 "$FAKE/states") ; sed -i 1d "$FAKE/states"
+        state=$(head -n 1 "$FAKE/states") ; (($(wc -l <"$FAKE/states") == 1)) || sed -i 1d "$FAKE/states"  # the last one stays
         if [[ $state == MISSING ]]; then echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; fi
         echo "$state" ;;
 esac
@@ -71,10 +83,11 @@ echo "kubectl $*" >>"$FAKE/asked"
 case $* in
     *"create secret"*) sed 's/=.*/=(hidden)/' >>"$FAKE/asked"; echo "kind: Secret" ;;
     *"get jobset"*)
-        state=$(head -n 1 "$FAKE/states") ; sed -i 1d "$FAKE/states"
+        state=$(head -n 1 "$FAKE/states") ; (($(wc -l <"$FAKE/states") == 1)) || sed -i 1d "$FAKE/states"  # the last one stays
         if [[ $state == none ]]; then echo "connection refused" >&2; exit 1; fi
         echo "$state" ;;
-    *logs*) echo "a line of ${*##*index=}" ;;
+    *"apply -f -"*) cat >/dev/null ;;
+    *logs*) all=$* ; echo "a line of ${all##*index=}" ;;
 esac
 """
 
@@ -159,7 +172,7 @@ class Cloud:
     def run(self, *arguments: str, status: int = 0, environment: dict[str, str] | None = None) -> str:
         """What `bash OUT/run.sh ARGUMENTS` says; it must end with `status`."""
         command = ["bash", str(self.out / "run.sh"), *arguments]
-        done = subprocess.run(command, env=self.environment | (environment or {}), capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, env=self.environment | (environment or {}), capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == status, (done.returncode, done.stdout[-3000:], done.stderr[-3000:])
         return done.stdout
 

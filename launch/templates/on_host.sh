@@ -121,15 +121,16 @@ on_signal() {
     [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
 }
 
-state() {
-    echo "$*" >"$logdir/host_$index.state"
+# note KIND TEXT: host_I.KIND, as a whole: who looks meanwhile sees the old text or the new one.
+note() {
+    echo "$2" >"$logdir/.host_$index.$1" && mv "$logdir/.host_$index.$1" "$logdir/host_$index.$1"
 }
 
 pause() {
     local seconds=$((5 << (lost + failed > 7 ? 6 : lost + failed - 1)))
     ((seconds < longest_pause)) || seconds=$longest_pause
     echo "host $index: exit code $code; the same command again in $seconds s ($lost stops, $failed faults so far)"
-    state "waiting, exit code $code"
+    note state "waiting, exit code $code"
     sleep "$seconds" >/dev/null 2>&1 &
     wait $! || kill $! 2>/dev/null || true
 }
@@ -138,7 +139,7 @@ run() {
     local reader pipe lost=0 failed=0
     find_host
     mkdir -p "$logdir"
-    echo $$ >"$logdir/host_$index.pid"
+    note pid $$
     # Everything also goes to the log, by a process that outlives signals to all of this host.
     pipe=$(mktemp -u)
     mkfifo "$pipe"
@@ -149,7 +150,7 @@ run() {
     child='' stopped=false
     trap on_signal TERM INT
     while ! $stopped; do
-        state running
+        note state running
         supervise
         case $code in
             0 | 2) break ;;
@@ -161,48 +162,56 @@ run() {
     # A run that saved because it was asked to is to be started again, however it called its end.
     if $stopped && ((code != 2)); then code=75; fi
     echo "host $index: ends with exit code $code"
-    state "exit $code"
     exec >/dev/null 2>&1
     for _ in 1 2 3 4 5; do  # the last lines; a process that training left behind may hold the log open for long
         kill -0 "$reader" 2>/dev/null || break
         sleep 0.2
     done
+    note state "exit $code"
     exit "$code"
 }
 
-alive() {
-    [[ -f $logdir/host_$index.pid ]] && kill -0 "$(<"$logdir/host_$index.pid")" 2>/dev/null
+# now: the state; `lost` where the process has gone without a word.
+now() {
+    local said=absent
+    [[ ! -f $logdir/host_$index.state ]] || said=$(<"$logdir/host_$index.state")
+    [[ $said == exit* || $said == absent ]] || kill -0 "$(<"$logdir/host_$index.pid")" 2>/dev/null || said=lost
+    echo "$said"
 }
 
 start() {
     local line
     find_host
-    if alive; then
-        echo "host $index runs already"
-        return
-    fi
+    case $(now) in
+        absent | exit*) ;;
+        lost) # what training itself may have left holds the devices and the workdir
+            pkill -KILL -g "$(<"$logdir/host_$index.pid")" -f 'editr2_jax train' || true
+            ;;
+        *)
+            echo "host $index runs already"
+            return
+            ;;
+    esac
     while IFS= read -r line; do
         [[ $line != [A-Za-z_]*=* ]] || export "${line?}"
     done
     mkdir -p "$logdir"
-    echo starting >"$logdir/host_$index.state"
+    note pid $$
+    note state starting
     setsid nohup bash "${BASH_SOURCE[0]}" run </dev/null >/dev/null 2>&1 &
-    echo $! >"$logdir/host_$index.pid"
+    note pid $!
     echo "host $index started"
 }
 
 status() {
-    local now=absent
     find_host
-    [[ ! -f $logdir/host_$index.state ]] || now=$(<"$logdir/host_$index.state")
-    [[ $now == exit* || $now == absent ]] || alive || now=lost
-    echo "host $index $now"
+    echo "host $index $(now)"
     [[ ! -f $logdir/host_$index.log ]] || tail -n 3 "$logdir/host_$index.log" | sed "s/^/[$index] /"
 }
 
 stop() {
     find_host
-    ! alive || kill -TERM "$(<"$logdir/host_$index.pid")"
+    [[ $(now) =~ ^(absent|lost|exit) ]] || kill -TERM "$(<"$logdir/host_$index.pid")"
 }
 
 case ${1:-} in

@@ -70,7 +70,7 @@ while :; do
             if [[ $node == READY && $(state_of queued) == ACTIVE ]]; then
                 ((++ended <= faults)) || exit "$code"
                 echo "the slice is there, and the run ended with exit code $code; started again ($ended of $faults)"
-            elif [[ $node == @(PREEMPTED|TERMINATED|STOPPED|MISSING) ]]; then
+            elif [[ $node =~ ^(PREEMPTED|TERMINATED|STOPPED|MISSING)$ ]]; then
                 again "the node is $node"
             elif ((++unsettled * poll > 3600)); then # repairing, restarting, ...
                 unsettled=0

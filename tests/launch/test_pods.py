@@ -8,18 +8,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from fake_cloud import Cloud
+from fake_cloud import LAUNCHES, TPU, Cloud
 
 ROOT = Path(__file__).parents[2]
-TPU = ("--tpu=slice", "--zone=us-west4-a", "--type=v5litepod-64", "--workdir=gs://bucket/run")
-LAUNCHES = {
-    "tpu_vm": TPU,
-    "queued_resource": (*TPU, "--capacity=spot"),
-    "gke": ("--type=v5litepod-64", "--staging=gs://bucket/code", "--workdir=gs://bucket/run"),
-    "xpk": ("--cluster=c", "--project=p", "--zone=z", "--type=v5litepod-64", "--workdir=gs://bucket/run"),
-    "slurm": ("--nodes=2", "--gpus=8", "--time=24:00:00", "--workdir=/shared/run"),
-    "host": ("--extra=cpu", "--workdir=run"),
-}
 
 
 @pytest.fixture
