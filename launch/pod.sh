@@ -113,7 +113,7 @@ on_tpu_vms() {
     [[ -n $prepare ]] ||
         prepare='command -v python3.11 >/dev/null || { sudo apt-get update -q && sudo apt-get install -qy python3.11 python3.11-venv; }'
     platform=tpu_vm extra=tpu poll=30 patience=600
-    gcloud_flags=$(words "--zone=$zone" ${project:+"--project=$project"})
+    gcloud_flags=$(words --quiet "--zone=$zone" ${project:+"--project=$project"})
 }
 
 # fill TEMPLATE FILE: copies launch/templates/TEMPLATE; its settings take the values of the variables here, its comments stay.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Asks for a TPU slice until it is there, runs on it (run_tpu_vm.sh beside this file), and asks anew when it was taken away.
-#   bash run.sh
-# Started again, it goes on with the slice that is there. It leaves the slice when it ends: `gcloud compute tpus queued-resources delete`.
+#   bash run.sh                  bash run_tpu_vm.sh stop, from elsewhere, ends the run and this
+# Started again, it goes on with the slice that is there, and the run on it. It leaves the slice when it ends: `gcloud compute tpus queued-resources delete`.
 # Exit codes: 0 done; 2 a mistake of the caller; 1 the slice could not be had; else the code of the run.
 set -euo pipefail
 
@@ -47,7 +47,7 @@ again() {
         exit 1
     fi
     echo "$1; asking for a new slice in at most $seconds s ($lost of $recreate)"
-    [[ $(state_of queued) == MISSING ]] || queued delete --force --quiet || true
+    [[ $(state_of queued) == MISSING ]] || queued delete --force || true
     ((seconds < longest_wait)) || seconds=$longest_wait
     sleep "$seconds"
 }
@@ -65,7 +65,7 @@ while :; do
         ACTIVE)
             code=0
             bash "$here/run_tpu_vm.sh" || code=$?
-            ((code != 0 && code != 2)) || exit "$code"
+            [[ ! $code =~ ^[02]$ && ! -f $here/stopped ]] || exit "$code"
             node=$(state_of node) # says sooner than the queued resource that the slice was taken
             if [[ $node == READY && $(state_of queued) == ACTIVE ]]; then
                 ((++ended <= faults)) || exit "$code"

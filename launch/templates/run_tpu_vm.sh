@@ -98,7 +98,6 @@ judge() {
 }
 
 stop() {
-    touch "$here/stopped" # for a watch elsewhere, which would start them again
     on_all "bash launch/$name/on_host.sh stop"
 }
 
@@ -118,8 +117,13 @@ case ${1:-all} in
         ship && start || exit 75
         ;;
     watch) rm -f "$here/stopped" ;;
-    logs | stop)
-        "$1"
+    logs)
+        logs
+        exit
+        ;;
+    stop)
+        touch "$here/stopped" # for a watch elsewhere, which would start them again
+        stop
         exit
         ;;
     *)

@@ -36,9 +36,9 @@ def test_a_tpu_vm_gets_the_code_starts_on_all_workers_and_its_logs_come_back(tmp
         assert first == second == "train --config=configs/run.py --workdir=gs://bucket/run --processes=auto"
         assert log(cloud, host).count(f"train of host {host}, token 10 letters") == 2
     asked = cloud.note("asked")
-    assert asked.startswith("gcloud compute tpus tpu-vm describe slice --format=value(networkEndpoints.len()) --zone=us-west4-a\n")
-    assert "gcloud compute tpus tpu-vm scp " in asked and "slice:launch/run/ --worker=all --zone=us-west4-a" in asked
-    assert "--worker=1 --command=bash launch/run/on_host.sh start --zone=us-west4-a" in asked
+    assert asked.startswith("gcloud compute tpus tpu-vm describe slice --format=value(networkEndpoints.len()) --quiet --zone=us-west4-a\n")
+    assert "gcloud compute tpus tpu-vm scp " in asked and "slice:launch/run/ --worker=all --quiet --zone=us-west4-a" in asked
+    assert "--worker=1 --command=bash launch/run/on_host.sh start --quiet --zone=us-west4-a" in asked
     assert "0123456789" not in asked
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"0123456789" in path.read_bytes()]
 
@@ -52,6 +52,7 @@ def test_a_mistake_of_the_caller_on_one_worker_stops_all(tmp_path):
     assert len(cloud.trained(0)) == len(cloud.trained(1)) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_is_started_again(tmp_path):
     cloud = launched(tmp_path, "tpu_vm")
     cloud.plan(0, "hang 0")
@@ -114,8 +115,8 @@ def test_a_slice_is_asked_for_waited_for_and_used(tmp_path):
     cloud.run()
     assert verbs(cloud) == ["create"] and len(cloud.trained(0)) == len(cloud.trained(1)) == 1
     assert (
-        "gcloud compute tpus queued-resources create slice --zone=us-west4-a --project=p --node-id=slice --accelerator-type=v5litepod-64 "
-        "--runtime-version=v2-alpha-tpuv5-lite --spot --valid-until-duration=6h\n" in cloud.note("asked")
+        "gcloud compute tpus queued-resources create slice --quiet --zone=us-west4-a --project=p --node-id=slice "
+        "--accelerator-type=v5litepod-64 --runtime-version=v2-alpha-tpuv5-lite --spot --valid-until-duration=6h\n" in cloud.note("asked")
     )
 
 
@@ -133,7 +134,7 @@ def test_a_preempted_slice_is_given_back_and_asked_for_again(tmp_path):
     cloud.plan(1, "75 0")
     cloud.run()
     assert verbs(cloud) == ["delete", "create"] and len(cloud.trained(0)) == 2
-    assert "queued-resources delete slice --zone=us-west4-a --force --quiet" in cloud.note("asked")
+    assert "queued-resources delete slice --quiet --zone=us-west4-a --force" in cloud.note("asked")
 
 
 def test_a_preempted_node_is_seen_before_its_resource_says_so(tmp_path):
@@ -164,6 +165,17 @@ def test_a_mistake_of_the_caller_is_not_tried_on_another_slice(tmp_path):
     assert verbs(cloud) == [] and len(cloud.trained(0)) == 1
 
 
+def test_a_run_that_was_stopped_by_hand_is_not_started_again(tmp_path):
+    cloud = queued(tmp_path, ["ACTIVE"])
+    cloud.plan(0, "hang")
+    process = subprocess.Popen(["bash", cloud.out / "run.sh"], env=cloud.environment, stdout=subprocess.PIPE)
+    while not (cloud.fake / "hanging_0").exists():
+        time.sleep(0.02)
+    subprocess.run(["bash", cloud.out / "run_tpu_vm.sh", "stop"], env=cloud.environment, check=True)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 75 and len(cloud.trained(0)) == 1 and verbs(cloud) == []
+
+
 # GKE and xpk -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +185,8 @@ def test_gke_gets_the_bundle_the_secret_and_the_jobset_and_is_watched(tmp_path):
     said = cloud.run()
     asked = cloud.note("asked")
     assert "gcloud storage cp " in asked and "/hosts.env gs://bucket/code/run/\n" in asked
-    assert "create secret generic run-env --from-env-file=/dev/stdin --dry-run=client -o yaml\nJUDGE_TOKEN=(hidden)\n" in asked
+    assert "create secret generic run-env --from-env-file=/dev/stdin --dry-run=client -o yaml\n" in asked
+    assert "\nJUDGE_TOKEN=(hidden)\n" in asked and "kubectl --namespace=team apply -f -\n" in asked
     assert f"kubectl --namespace=team create -f {cloud.out}/jobset.yaml" in asked and "restarts=2" in said
     assert "0123456789" not in asked and log(cloud, 1).startswith("a line of 1 --tail=-1") and "--since-time=" in asked
     assert len(list((cloud.out / "logs").glob("host_*.log"))) == 16
