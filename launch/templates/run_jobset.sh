@@ -26,6 +26,9 @@ ours() {
 
 submit() {
     local variable
+    for variable in ${pass_env//,/ }; do
+        [[ -n ${!variable:-} ]] || { echo "error: the run needs $variable; export it first" >&2 && exit 2; }
+    done
     rm -f "$here"/logs/host_*.log "$here/logs/.since"
     if [[ $scheduler == xpk ]]; then
         xpk workload create "${create_flags[@]}" --script-dir="$here/bundle" --env-file="$here/xpk.env"

@@ -5,6 +5,7 @@
 set -euo pipefail
 
 # --- settings
+pass_env=      # variables of this shell that the run needs
 poll=30        # seconds
 # --- end of settings
 
@@ -32,6 +33,9 @@ watch() {
 
 case ${1:-all} in
     all)
+        for variable in ${pass_env//,/ }; do
+            [[ -n ${!variable:-} ]] || { echo "error: the run needs $variable; export it first" >&2 && exit 2; }
+        done
         mkdir -p "$here/logs"
         sbatch --parsable "$here/job.sbatch" | cut -d';' -f1 >"$here/job_id"
         ;;

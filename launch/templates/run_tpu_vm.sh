@@ -109,6 +109,9 @@ logs() {
     done
 }
 
+for variable in ${pass_env//,/ }; do
+    [[ ${1:-all} =~ ^(logs|stop)$ || -n ${!variable:-} ]] || { echo "error: the run needs $variable; export it first" >&2 && exit 2; }
+done
 workers=$(tpu_vm describe "$tpu" --format='value(networkEndpoints.len())')
 [[ $workers =~ ^[1-9][0-9]*$ ]] || exit 75
 case ${1:-all} in

@@ -288,6 +288,14 @@ def test_a_mistake_behind_a_stop_is_seen_by_the_slurm_job(tmp_path):
     assert "scontrol requeue" not in cloud.note("asked")
 
 
+@pytest.mark.parametrize("script", ["tpu_vm", "gke", "xpk", "slurm"])
+def test_a_run_without_its_secret_is_not_started(tmp_path, script):
+    cloud = launched(tmp_path, script)
+    del cloud.environment["JUDGE_TOKEN"]
+    cloud.run(status=2)
+    assert cloud.note("asked") == ""
+
+
 def test_run_starts_what_was_printed(tmp_path):
     """--run, on one host: the dry run's files, then the run itself."""
     cloud = Cloud(tmp_path)
