@@ -31,14 +31,14 @@ jobset() {
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
-  name: $name
+  name: "$name"
   namespace: $namespace
 $(when "$queue" "  labels:" "    kueue.x-k8s.io/queue-name: $queue")
   annotations:
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool # a slice is a node pool
 spec:
   failurePolicy:
-    maxRestarts: $failures
+    maxRestarts: $failures # after faults; stops and preemptions do not count
     rules:
       - name: mistakeOfTheCaller
         action: FailJobSet
