@@ -11,6 +11,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds, for what must end by itself
 
@@ -137,6 +139,9 @@ class Cloud:
     """root: the checkout that launches; fake: what stand-ins and hosts note; out: the folder that launch scripts fill."""
 
     def __init__(self, folder: Path, *, hosts: int = 2):
+        for tool in ("git", "setsid", "pkill"):
+            if not shutil.which(tool):
+                pytest.skip(f"{tool} is not there")
         self.root, self.fake, self.out = folder / "a checkout", folder / "fake", folder / "a launch"
         self.hosts = hosts
         for made in (self.root / "editr2_jax", self.root / "configs", self.fake, folder / "bin"):
