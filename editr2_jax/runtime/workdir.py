@@ -119,10 +119,11 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> dict[str, str]:
-    """The commit that the package runs from, "+" behind it where files were changed since; nothing outside a checkout."""
+    """The commit that the package runs from, "+" behind it where files were changed since; nothing where none is known."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return {}
+    if not (root / ".git").exists():  # a launch script writes this file into the code that it ships
+        shipped = root / "SHIPPED_COMMIT"
+        return {"commit": shipped.read_text(encoding="utf-8").strip()} if shipped.is_file() else {}
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return {"commit": subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()}

@@ -85,3 +85,14 @@ def test_two_processes_do_not_share_a_workdir(tmp_path):
         other.communicate()
     with workdir.exclusive(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("shipped", ["0123456789ab", "0123456789ab+", None])
+def test_code_that_was_shipped_says_its_commit(tmp_path, monkeypatch, shipped):
+    """A launch script's archive has no .git, but a file that names the commit."""
+    package = tmp_path / "editr2_jax/runtime"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(workdir, "__file__", str(package / "workdir.py"))
+    if shipped:
+        (tmp_path / "SHIPPED_COMMIT").write_text(shipped + "\n")
+    assert workdir.versions().get("commit") == shipped
