@@ -72,10 +72,8 @@ def of(name: str) -> Chip | None:
 def peak(devices: Sequence[Any], *, peak_tflops: float = 0.0) -> float | None:
     """FLOP/s of devices (jax.Device) together; None where one of them is unknown.
 
-    peak_tflops: of one device, told by whoever knows better; 0 asks the table. Raises ValueError where it is negative.
+    peak_tflops: of one device, told by whoever knows better; 0 asks the table.
     """
-    if peak_tflops < 0:
-        raise ValueError(f"peak_tflops is {peak_tflops}; give the TFLOP/s of one device, or 0 for those of the table.")
     if peak_tflops:
         return len(devices) * peak_tflops * 1e12
     known = [(of(kind), count) for kind, count in kinds(devices).items()]

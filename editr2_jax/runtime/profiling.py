@@ -26,14 +26,17 @@ FOLDER, REQUEST = "profile", "request"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """Which steps are traced, and how much of them."""
+    """Which steps are traced, how much of them, and what a share of the peak refers to."""
 
     steps: tuple[int, ...] = ()  # counted from 0
     phases: tuple[str, ...] = ()  # of these steps, such as ("update",); none: whole steps, whose traces are large
     python: bool = False  # Python calls too: slower, larger
     everyone: bool = False  # every process its own devices and host; else process 0 alone
+    peak_tflops: float = 0.0  # bfloat16 TFLOP/s of one device; 0: as runtime/chips.py has it, and no mfu for a device that is not there
 
     def __post_init__(self):
+        if self.peak_tflops < 0:
+            raise ValueError(f"profile.peak_tflops is {self.peak_tflops}; give the TFLOP/s of one device, or 0 for those of the table.")
         if wrong := [step for step in self.steps if step < 0]:
             raise ValueError(f"profile.steps holds {wrong[0]}; steps are counted from 0.")
 

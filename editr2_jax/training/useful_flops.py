@@ -48,6 +48,7 @@ def of_step(work: Work, rollouts: Sequence[Rollout]) -> dict[str, float]:
             total["recall"] += rows * (flops.recall(d) - perceived)
         if work.rank:
             total["update"] += rows * (flops.update(d) - perceived)
+    total["rollout"] = sum(value for name, value in total.items() if name.startswith("rollout/"))
     return dict(total)
 
 

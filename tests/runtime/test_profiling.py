@@ -76,7 +76,9 @@ def test_a_profiler_that_fails_is_told_once_and_the_run_goes_on(fake, tmp_path, 
     assert len(said) == 1 and "no profiler here" in said[0]
 
 
-def test_steps_are_counted_from_0():
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="peak_tflops"):
+        ProfileConfig(peak_tflops=-1.0)
     with pytest.raises(ValueError, match="counted from 0"):
         ProfileConfig(steps=(-1,))
 

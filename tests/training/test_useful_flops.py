@@ -38,14 +38,14 @@ def test_the_mean_session_is_what_was_played():
 
 def test_phases_of_play_are_whole_sessions_with_shared_sources():
     found, d = useful_flops.of_step(work(), [rollout()]), useful_flops.dialogue(work(), rollout())
-    play = sum(value for name, value in found.items() if name.startswith("rollout/"))
-    assert play == pytest.approx(ROWS * flops.session(d) - (ROWS - GROUPS) * flops.picture(d, 0))
+    assert found["rollout"] == sum(value for name, value in found.items() if name.startswith("rollout/"))
+    assert found["rollout"] == pytest.approx(ROWS * flops.session(d) - (ROWS - GROUPS) * flops.picture(d, 0))
 
 
 def test_batches_add_up():
     once, twice = (useful_flops.of_step(work(asks_again=True), [rollout()] * count) for count in (1, 2))
     assert twice == pytest.approx({name: 2 * value for name, value in once.items()})
-    assert once.keys() == {"rollout/context", "rollout/denoise", "rollout/decode", "rollout/intent", "recall", "update"}
+    assert once.keys() == {"rollout", "rollout/context", "rollout/denoise", "rollout/decode", "rollout/intent", "recall", "update"}
 
 
 def test_what_does_not_run_is_not_counted():
