@@ -29,11 +29,13 @@ class Work:
     play: RolloutConfig
     rank: int  # of the adapter; 0 where the whole model learns
     reference: bool  # whether the image term asks the reference
-    asks_again: bool  # whether log-probabilities of what was played are asked for before the update
 
 
-def of_step(work: Work, rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """FLOPs by phase, of all rollouts of the step on all devices. Reads counts of tokens: call it when the update is done."""
+def of_step(work: Work, rollouts: Sequence[Rollout], *, asks_again: bool) -> dict[str, float]:
+    """FLOPs by phase, of all rollouts of the step on all devices. Reads counts of tokens: call it when the update is done.
+
+    asks_again: whether log-probabilities of what was played were asked for before the update.
+    """
     total: collections.Counter[str] = collections.Counter()
     for rollout in rollouts:
         d, rows = dialogue(work, rollout), len(rollout.samples)
@@ -44,7 +46,7 @@ def of_step(work: Work, rollouts: Sequence[Rollout]) -> dict[str, float]:
         total[watched.DECODE] += rows * d.turns * flops.decode(d)
         if d.intent:
             total[watched.INTENT] += rows * sum(flops.ask(d, turn) + d.intent * flops.token(d, turn) for turn in range(1, d.turns))
-        if work.asks_again:
+        if asks_again:
             total["recall"] += rows * (flops.recall(d) - perceived)
         if work.rank:
             total["update"] += rows * (flops.update(d) - perceived)

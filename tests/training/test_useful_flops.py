@@ -27,7 +27,11 @@ def rollout(intent: int = 7):
 
 
 def work(**changes) -> Work:
-    return Work(**{"model": configs.mid(), "play": RolloutConfig(), "rank": 4, "reference": True, "asks_again": False} | changes)
+    return Work(**{"model": configs.mid(), "play": RolloutConfig(), "rank": 4, "reference": True} | changes)
+
+
+def counted(*rollouts, asks_again: bool = False, **changes) -> dict[str, float]:
+    return useful_flops.of_step(work(**changes), rollouts, asks_again=asks_again)
 
 
 def test_the_mean_session_is_what_was_played():
@@ -37,21 +41,21 @@ def test_the_mean_session_is_what_was_played():
 
 
 def test_phases_of_play_are_whole_sessions_with_shared_sources():
-    found, d = useful_flops.of_step(work(), [rollout()]), useful_flops.dialogue(work(), rollout())
+    found, d = counted(rollout()), useful_flops.dialogue(work(), rollout())
     assert found["rollout"] == sum(value for name, value in found.items() if name.startswith("rollout/"))
     assert found["rollout"] == pytest.approx(ROWS * flops.session(d) - (ROWS - GROUPS) * flops.picture(d, 0))
 
 
 def test_batches_add_up():
-    once, twice = (useful_flops.of_step(work(asks_again=True), [rollout()] * count) for count in (1, 2))
+    once, twice = (counted(*[rollout()] * count, asks_again=True) for count in (1, 2))
     assert twice == pytest.approx({name: 2 * value for name, value in once.items()})
     assert once.keys() == {"rollout", "rollout/context", "rollout/denoise", "rollout/decode", "rollout/intent", "recall", "update"}
 
 
 def test_what_does_not_run_is_not_counted():
-    assert "update" not in useful_flops.of_step(work(rank=0), [rollout()])
-    assert "rollout/intent" not in useful_flops.of_step(work(), [rollout(intent=0)])
-    assert "recall" not in useful_flops.of_step(work(), [rollout()])
-    with_it, without = (useful_flops.of_step(work(reference=flag), [rollout()])["update"] for flag in (True, False))
+    assert "update" not in counted(rollout(), rank=0)
+    assert "rollout/intent" not in counted(rollout(intent=0))
+    assert "recall" not in counted(rollout())
+    with_it, without = (counted(rollout(), reference=flag)["update"] for flag in (True, False))
     d = useful_flops.dialogue(work(), rollout())
     assert with_it - without == pytest.approx(ROWS * WINDOW * sum(flops.denoise(d, turn) for turn in range(TURNS)))
