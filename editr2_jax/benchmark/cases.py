@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from editr2_jax.benchmark.flops import Dialogue
 from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.models import network as networks
 from editr2_jax.models.bagel import bagel
@@ -27,6 +26,7 @@ from editr2_jax.models.lora import LoraConfig
 from editr2_jax.models.network import Network
 from editr2_jax.policies.context import Context, Slots
 from editr2_jax.policies.dialogue import Played, PolicyConfig, Script
+from editr2_jax.policies.flops import Dialogue
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.records import Sample, Session, Turn
 from editr2_jax.rollouts.in_context_cot import IntentPrompt

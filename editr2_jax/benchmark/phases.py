@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from editr2_jax.benchmark import flops, timing
+from editr2_jax.benchmark import timing
 from editr2_jax.benchmark.cases import Stage, Words
-from editr2_jax.benchmark.flops import Dialogue
 from editr2_jax.objectives.joint_objective import ObjectiveConfig
-from editr2_jax.policies import image_policy, intent_policy
+from editr2_jax.policies import flops, image_policy, intent_policy
+from editr2_jax.policies.flops import Dialogue
 from editr2_jax.rollouts import collect
 from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig

@@ -17,7 +17,7 @@ REFERENCE = {
 def main(argv: list[str]) -> int:
     """`python -m editr2_jax bench [--size=tiny|mid|all] [--batch=1,16] [--only=PHASE,...] [--repeats=N] [--json=FILE]`
 
-    Times are the best of N calls after a first one that compiles. FLOPs are those that a phase needs (benchmark/flops.py): padding,
+    Times are the best of N calls after a first one that compiles. FLOPs are those that a phase needs (policies/flops.py): padding,
     masked slots and recomputation are not counted. Nothing else should run on the machine meanwhile.
     """
     parser = common.Parser("bench", main.__doc__)

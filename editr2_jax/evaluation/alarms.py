@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from editr2_jax.evaluation import tables
+from editr2_jax.runtime import idle
 
 COPY = 0.015  # mean |difference| to the input, of 1: drawing a picture of the shipped base's size again, unchanged, costs 0.011 to 0.014
 COPY_SHARE, COPY_RISE, ALL_COPIES = 0.5, 0.2, 0.8  # of the turns; an untrained base copies where it can not do better
@@ -63,6 +64,7 @@ def find(
         missing_verdicts(lines, statuses or {}),
         fallback(lines),
         saturation(lines, advantage_clip=advantage_clip),
+        idle_devices(lines),
     )
     return [alarm for found in checks for alarm in found]
 
@@ -205,6 +207,19 @@ def missing_verdicts(lines: Sequence[Line], statuses: Mapping[str, Mapping[str, 
             advice="Such turns teach nothing: see their judge's words, then repair or restart the judge.",
             view="rows=rollouts&filter=missing",
         )
+
+
+def idle_devices(lines: Sequence[Line]) -> Iterator[Alarm]:
+    """In every step of the last quarter the devices waited for sessions or judges."""
+    for name, what in idle.WORDS.items():
+        waited = _quarter(_values(lines, name))
+        if waited and min(waited) > idle.SHARE:
+            yield Alarm(
+                name="idle-devices",
+                title=f"The devices wait for {what}",
+                evidence=f"{_mean(waited):.0%} of the time, and at least {min(waited):.0%} in each of the last {len(waited)} steps",
+                advice=f"{idle.ADVICE[name][0].upper()}{idle.ADVICE[name][1:]}.",
+            )
 
 
 def _same_intent(steps: Sequence[Step]) -> Iterator[Alarm]:

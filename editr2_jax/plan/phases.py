@@ -14,16 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from editr2_jax import assemble
-from editr2_jax.benchmark import flops
-from editr2_jax.benchmark.flops import Dialogue
 from editr2_jax.models import logical_axes
 from editr2_jax.models.bagel.bagel import PictureTokens
 from editr2_jax.objectives.joint_objective import Lesson
 from editr2_jax.plan.topology import Topology
 from editr2_jax.policies import context as contexts
-from editr2_jax.policies import dialogue
+from editr2_jax.policies import dialogue, flops
 from editr2_jax.policies.context import Context
 from editr2_jax.policies.dialogue import Played, Replay, Script
+from editr2_jax.policies.flops import Dialogue
 from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import mesh as meshes
 from editr2_jax.runtime.mesh import Layout, Layouts
@@ -39,7 +38,7 @@ class Phase:
     name: str
     trace: Callable[[], Any]  # -> jax.stages.Traced
     calls: float  # in one step; 0 for what happens elsewhere, such as an evaluation
-    useful: float  # FLOPs that the method asks for in one call, all rows together (benchmark/flops.py)
+    useful: float  # FLOPs that the method asks for in one call, all rows together (policies/flops.py)
     arguments: tuple[Any, ...]  # shapes with shardings, as they are traced with
 
 

@@ -7,9 +7,9 @@ import pytest
 import tiny_world
 
 from editr2_jax.benchmark import cases, phases
-from editr2_jax.benchmark.flops import Dialogue
 from editr2_jax.cli import bench
 from editr2_jax.models.bagel import config as configs
+from editr2_jax.policies.flops import Dialogue
 
 
 @pytest.fixture

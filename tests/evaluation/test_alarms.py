@@ -23,6 +23,8 @@ HEALTHY = {
     "image/clip_fraction_high": (0.0, 0.1),
     "intent/clip_fraction_low": (0.0, 0.05),
     "intent/clip_fraction_high": (0.0, 0.05),
+    "idle/data_share": (0.02, 0.01),
+    "idle/reward_share": (0.5, 0.05),
 }
 
 
@@ -92,6 +94,8 @@ def test_what_is_missing_or_short_raises_nothing(count, gone):
         ({"reward__error_share": (0.03, 0.03)}, "missing-verdict", "Verdicts are missing", r"3\.0% of the training verdicts"),
         ({"image__clip_fraction_high": (0.5, 0.9)}, "saturation", "ratios of the image term", r"clip fraction 9\d%"),
         ({"intent__clip_fraction_low": (0.9, 0.9)}, "saturation", "ratios of the intent term", "90% below"),
+        ({"idle__data_share": (0.3, 0.2)}, "idle-devices", "The devices wait for sessions", "at least 20% in each of the last 5 steps"),
+        ({"idle__reward_share": (0.1, 0.4)}, "idle-devices", "The devices wait for judges", "37% of the time"),
     ],
 )
 def test_each_fault_of_the_numbers_is_named(changes, name, title, evidence):

@@ -37,6 +37,7 @@ class Dialogue:
     window: int = 2  # stochastic steps per picture: what an update learns from
     branches: int = 3  # of guidance
     rank: int = 0  # of the adapter in the update; 0 leaves the adapter's own products out
+    reference: bool = True  # whether learning from a picture also asks the reference
 
     @functools.cached_property
     def latents(self) -> int:
@@ -147,14 +148,19 @@ def _middle(height: int, width: int, channels: int) -> int:
 # Phases -------------------------------------------------------------------------------------------------------------------------------
 
 
+def picture(d: Dialogue, turn: int, rank: int = 0) -> float:
+    """Perceiving the picture before a turn and reading it behind the dialogue so far."""
+    c, before = d.config.decoder, d.before(turn) - d.picture
+    latents = encode(d) + _latents_in(d) + block(c, d.latents + 2, before, rank)
+    return latents + see(d) + block(c, d.patches + 2, before + d.latents + 2, rank)
+
+
 def context(d: Dialogue, rank: int = 0) -> float:
     """Reading a whole dialogue: every picture before every turn, and the instructions into both caches."""
     c, total = d.config.decoder, 0.0
     for turn in range(d.turns):
-        before = d.before(turn) - d.picture
-        total += encode(d) + _latents_in(d) + block(c, d.latents + 2, before, rank)
-        total += see(d) + block(c, d.patches + 2, before + d.latents + 2, rank)
-        total += block(c, d.instruction, d.before(turn), rank) + block(c, d.instruction, turn * d.instruction, rank)
+        words = block(c, d.instruction, d.before(turn), rank) + block(c, d.instruction, turn * d.instruction, rank)
+        total += picture(d, turn, rank) + words
     return total
 
 
@@ -186,10 +192,10 @@ def session(d: Dialogue) -> float:
 
 
 def learning_step(d: Dialogue, turn: int | None = None) -> float:
-    """Learning from one stochastic step of a turn: guided velocity of policy and reference, and the way back."""
+    """Learning from one stochastic step of a turn: guided velocity of policy and reference, where there is one, and the way back."""
     turn = d.turns - 1 if turn is None else turn
     back = sum(block_backward(d.config.decoder, d.latents + 2, seen, d.rank) for seen in d.visible(turn))
-    return denoise(d, turn) + denoise(d, turn, d.rank) + back + d.branches * _latents_out(d)
+    return d.reference * denoise(d, turn) + denoise(d, turn, d.rank) + back + d.branches * _latents_out(d)
 
 
 def words(d: Dialogue, turn: int | None = None) -> float:

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from editr2_jax.benchmark import flops
-from editr2_jax.benchmark.flops import Dialogue
 from editr2_jax.models import lora
 from editr2_jax.models.bagel import bagel
 from editr2_jax.models.bagel import config as configs
 from editr2_jax.models.lora import LoraConfig
 from editr2_jax.policies import context as contexts
-from editr2_jax.policies import image_policy, intent_policy
+from editr2_jax.policies import flops, image_policy, intent_policy
 from editr2_jax.policies.context import Sight
+from editr2_jax.policies.flops import Dialogue
 from editr2_jax.policies.image_policy import FlowConfig
 
 _RANK = 32
