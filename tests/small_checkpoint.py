@@ -135,15 +135,15 @@ def _configure(settings) -> None:
         jax.config.update(name, value)
 
 
-def start(*argv) -> subprocess.Popen:
-    """The same command in a process of its own, for tests that end it. These processes share what they compile, too."""
+def start(*argv, devices: int = 1) -> subprocess.Popen:
+    """The same command in a process of its own, with so many simulated devices, for tests that end it. These share what they compile."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(_scratch() / "compiled_by_processes"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick.flags()}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick.flags()} --xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, "-m", "editr2_jax", *map(str, argv)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

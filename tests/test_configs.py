@@ -27,12 +27,14 @@ RUNS = [
     "tabletop_supervised.py:habit",
     "tabletop_autoencoder.py",
 ]
+BAGEL_7B = [f"bagel_7b_edit_r2.py:{name}{recipe}" for name in ("v5e_8", "v5e_16", "v5e_64", "v5p_16", "v6e_16", "tpu7x_4", "gpu_8")
+            for recipe in ("", "_recommended")]  # fmt: skip
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", RUNS + BAGEL_7B)
 def test_a_run_holds_together(run):
     config = common.load_config(str(CONFIGS / run))
-    assert config.recipe in experiment.RECIPES and tuple(config.tabletop.size) == (48, 48)
+    assert config.recipe in experiment.RECIPES and tuple(config.tabletop.size) == ((512, 512) if run in BAGEL_7B else (48, 48))
     assemble.rollout(config), assemble.objective(config)
     assemble.settings(OptimizerConfig, config.optimizer).build()
     assemble.settings(AdvantageConfig, config.advantage)
@@ -105,4 +107,4 @@ def test_a_reward_of_one_s_own_joins_those_of_a_config():
 
 
 def test_every_config_is_here():
-    assert {path.name for path in CONFIGS.glob("*.py")} == {run.partition(":")[0] for run in RUNS}
+    assert {path.name for path in CONFIGS.glob("*.py")} == {run.partition(":")[0] for run in RUNS + BAGEL_7B}

@@ -149,7 +149,9 @@ def final_arrays(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def without_times(workdir: Path) -> list[dict]:
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in metrics.read(workdir)]
+    """The metrics without what depends on the machine and on stops."""
+    passing = ("time/", "resume/", "idle/", "compile/", "memory/", "mfu/")
+    return [{name: value for name, value in line.items() if not name.startswith(passing)} for line in metrics.read(workdir)]
 
 
 def interrupt(process, sent: signal.Signals, workdir: Path, total: int) -> None:

@@ -1,0 +1,125 @@
+"""Runs of several processes: one order of the data, one result; killed, named, and gone on with, on another number of hosts too.
+
+EDITR2_KILLS=20 makes the long check; EDITR2_HOSTS=4 takes four processes where it says two.
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from small_checkpoint import CONFIG, PATIENCE, start
+
+from editr2_jax.runtime import metrics
+
+pytestmark = pytest.mark.slow
+DEVICES = 4  # of a run, over all its processes
+HOSTS = int(os.environ.get("EDITR2_HOSTS", "2"))
+STEPS = 3
+
+
+def _run(workdir: Path, checkpoint: Path, *more: str, processes: int = 1) -> list:
+    """The processes of one run, started."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = [
+        "train", f"--config={CONFIG}", f"--workdir={workdir}", f"--config.model.checkpoint={checkpoint}", f"--config.loop.steps={STEPS}",
+        "--config.data.sessions=2", "--config.step.rows=4", "--config.evaluate.rows=4", "--config.evaluate.sessions=4",
+        "--config.evaluate.before=false", "--config.loop.save_every=1", "--config.loop.keep=4", "--config.hosts.silence_s=20", *more,
+    ]  # fmt: skip
+    together = (f"--coordinator=localhost:{port}", f"--processes={processes}")
+    flags = [(*together, f"--process={i}") for i in range(processes)] if processes > 1 else [()]
+    return [start(*common, *own, devices=DEVICES // processes) for own in flags]
+
+
+def _ended(processes: list) -> list[tuple[int, str]]:
+    """Status and output of every process."""
+    told = [(process.communicate(timeout=PATIENCE)[0], process.returncode) for process in processes]
+    return [(status, out) for out, status in told]
+
+
+def _succeed(processes: list) -> None:
+    for status, out in _ended(processes):
+        assert status == 0, out
+
+
+def _sessions(workdir: Path) -> dict[int, list[str]]:
+    """Ids of the recorded sessions by step."""
+    found = {}
+    for path in (workdir / "sessions").glob("*/rollouts.json"):
+        told = json.loads(path.read_text())
+        found[told["step"]] = [group["session"]["id"] for group in told["groups"]]
+    return found
+
+
+def _arrays(workdir: Path, step: int) -> dict[str, np.ndarray]:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        shapes = reader.metadata(workdir / "checkpoints" / str(step) / "arrays").item_metadata
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes.tree if hasattr(shapes, "tree") else shapes)
+        tree = reader.restore(workdir / "checkpoints" / str(step) / "arrays", restore_args=kinds)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], atol: float = 0.0) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, theirs[name], rtol=0, atol=atol, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(small_checkpoint, tmp_path_factory) -> Path:
+    """An uninterrupted run of HOSTS processes."""
+    workdir = tmp_path_factory.mktemp("hosts") / "whole"
+    _succeed(_run(workdir, small_checkpoint, processes=HOSTS))
+    return workdir
+
+
+def test_several_processes_learn_what_one_learns_and_another_number_goes_on(whole, small_checkpoint, tmp_path):
+    alone, handed = tmp_path / "alone", tmp_path / "handed"
+    _succeed(_run(alone, small_checkpoint))
+    first, second = metrics.read(alone), metrics.read(whole)
+    for one, other in zip(first, second, strict=True):
+        for name in ("loss/total", "reward/mean", "optimizer/gradient_norm"):
+            assert other[name] == pytest.approx(one[name], abs=1e-6), (one["step"], name)
+    assert _sessions(alone) == _sessions(whole)
+    _same(_arrays(alone, STEPS), _arrays(whole, STEPS), atol=1e-6)
+
+    _succeed(_run(handed, small_checkpoint, "--config.loop.steps=1", processes=HOSTS))  # begun by several, ended by one
+    _succeed(_run(handed, small_checkpoint))
+    _same(_arrays(handed, STEPS), _arrays(alone, STEPS), atol=1e-6)
+    assert [line["step"] for line in metrics.read(handed)] == list(range(STEPS))
+
+
+def test_a_killed_process_is_named_and_the_same_command_goes_on(whole, small_checkpoint, tmp_path):
+    workdir, moments, told = tmp_path / "broken", random.Random(int(os.environ.get("EDITR2_KILL_SEED", "0"))), []
+    kills = int(os.environ.get("EDITR2_KILLS", "1"))
+    seconds = sum(line["time/step_s"] for line in metrics.read(whole))
+    for _ in range(kills):
+        processes = _run(workdir, small_checkpoint, processes=HOSTS)
+        victim = moments.randrange(HOSTS)
+        ends = time.monotonic() + PATIENCE
+        while not (workdir / "metrics.jsonl").exists() and time.monotonic() < ends and all(p.poll() is None for p in processes):
+            time.sleep(0.1)
+        time.sleep(moments.uniform(0, seconds))
+        processes[victim].send_signal(signal.SIGKILL)
+        outcomes = _ended(processes)
+        told.append(f"host {victim}: {[status for status, _ in outcomes]}")
+        if outcomes[victim][0] != -signal.SIGKILL:
+            continue  # the run was over before
+        for host, (status, out) in enumerate(outcomes):
+            if host != victim:
+                assert status == 75, (told, out)
+                assert re.search(rf"host {victim} .*(has not been heard from|did not come|stopped)", out), (told, out)
+    _succeed(_run(workdir, small_checkpoint, processes=HOSTS))
+    assert [line["step"] for line in metrics.read(workdir)] == list(range(STEPS)), told
+    _same(_arrays(workdir, STEPS), _arrays(whole, STEPS))
+    assert _sessions(workdir) == _sessions(whole)
