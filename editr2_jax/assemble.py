@@ -44,12 +44,14 @@ from editr2_jax.rewards.content_consistency import ContentConsistency, ContentCo
 from editr2_jax.rewards.global_awareness import GlobalAwareness
 from editr2_jax.rewards.instruction_following import InstructionFollowing
 from editr2_jax.rewards.suite import Suite
+from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
 from editr2_jax.runtime import keys
 from editr2_jax.runtime import mesh as meshes
+from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import Layouts, MeshConfig
 from editr2_jax.tabletop import perception, world
 from editr2_jax.tabletop.perception_answers import TabletopAnswerer
@@ -190,6 +192,11 @@ def rollout(config) -> RolloutConfig:
     return RolloutConfig(**own, policy=policy(config), window=window, prompt=prompt)
 
 
+def hosts(config, **which: Any) -> HostsConfig:
+    """How long the hosts of a run wait for each other; `which` they are is the command line's business, so that a run may change it."""
+    return settings(HostsConfig, {**config.hosts, **which})
+
+
 def player(config, network: Network) -> Player:
     """Compiled play; `.quiet()` is without noise."""
     return Player(network, rollout(config))
@@ -304,7 +311,7 @@ class VitFeatures:
         return Features(cls=patches.mean(axis=(1, 2)), patches=patches)
 
 
-def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = ()) -> Suite:
+def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), store: VerdictStore | None = None) -> Suite:
     """The rewards in use over the services that stand behind them; `whole` gives the model for its own ViT features.
 
     `more`: rewards of one's own beside them; what one counts stands in rewards.weights, as for theirs.
@@ -325,7 +332,7 @@ def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = ()) ->
     used = [*(_choose("rewards.use", name, makers)() for name in rewards.use), *more]
     names = [reward.name for reward in used]
     weights = {name: weight for name, weight in rewards.weights.items() if name in names}
-    return Suite(used, weights, workers=rewards.workers, max_error_share=rewards.max_error_share)
+    return Suite(used, weights, workers=rewards.workers, max_error_share=rewards.max_error_share, store=store)
 
 
 def _needed(detector, reward: str):

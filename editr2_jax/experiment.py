@@ -6,6 +6,7 @@ goes on from the last checkpoint; an evaluation that is complete is not made aga
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from editr2_jax import assemble
+from editr2_jax import assemble, resuming
 from editr2_jax.assemble import Model
 from editr2_jax.data import images, pipeline, session_source
 from editr2_jax.doctor import checks, known_pairs
@@ -35,14 +36,15 @@ from editr2_jax.objectives.supervised_objective import SupervisedConfig
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import convert
 from editr2_jax.records import Sample, Session, Turn
+from editr2_jax.resuming import RESUMABLE, Keeper, arrays_of, fresh_state, last_state, state_at
+from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys, signals, workdir
-from editr2_jax.runtime.checkpoints import Checkpoints
+from editr2_jax.runtime.hosts import Hosts, joined
 from editr2_jax.runtime.metrics import MetricsWriter
 from editr2_jax.training import edit_r2, loop, session_log, supervised
-from editr2_jax.training import state as states
 from editr2_jax.training.edit_r2 import EditR2, StepConfig, StepRecord
 from editr2_jax.training.loop import LoopConfig
 from editr2_jax.training.state import OptimizerConfig, TrainState
@@ -52,47 +54,79 @@ from editr2_jax.training.update import Updater
 
 Say = Callable[[str], None]
 RECIPES = ("edit_r2", "supervised", "autoencoder")
-RESUMABLE = (
-    *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
-    *("doctor.before", "doctor.sessions", "doctor.members", "doctor.pairs"),
-)
+__all__ = ["RECIPES", "RESUMABLE", "arrays_of", "fresh_state", "last_state", "state_at", "train", "evaluate", "examine", "edit", "export"]
 
 
-def train(config, directory: Path, *, say: Say) -> str:
-    """Runs a config to its end, or to the signal that stops it; returns one line of result."""
+def train(
+    config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop_requested: Callable[[], bool] | None = None
+) -> str:
+    """Runs a config to its end, or to the signal that stops it; returns one line of result.
+
+    hosts: those that run it together, joined before any device was used; None runs it alone. stop_requested: whether this one was asked
+    to stop; None asks the process's own signals.
+    """
     if config.recipe not in RECIPES:
         raise ValueError(f"recipe is {config.recipe!r}; choose one of {', '.join(RECIPES)}.")
     if config.recipe == "edit_r2":
         assemble.refuse_contradictions(config)
-    with workdir.exclusive(directory), signals.stop_flag() as stop_requested:
-        model = assemble.model(config)
-        data = assemble.data_folder(config, directory, say=say)
-        say(told_size(model, config))
-        settings = _loop(config)
-        optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
-        fresh = fresh_state(config, model)
-        with Checkpoints(directory / "checkpoints", keep=config.loop.keep) as checkpoints:
-            state = resume(checkpoints, fresh)
-            player = assemble.player(config, model.network)
-            stream = training_stream(config, model, data, int(state.step))
-            recipe = make_recipe(config, model, player, optimizer, directory, first_step=int(state.step))
-            if config.recipe == "edit_r2" and config.doctor.before and int(state.step) == 0:
-                _examine_before(config, model, recipe, data, say)
-            evaluate = _evaluations(config, directory, model, player, data, say)
-            if (int(state.step) == 0 and config.evaluate.before) or _due(config, state):
-                evaluate(state)
-            save = lambda state: _save(checkpoints, state, config)  # noqa: E731
-            with MetricsWriter(directory, start=int(state.step), total=settings.steps, watch=_WATCHED[config.recipe]) as out:
-                state = loop.run(
-                    state, stream, recipe=recipe, config=settings, out=out, save=save, stop_requested=stop_requested,
-                    look=lambda state: evaluate(state) if _due(config, state) else None,
-                )  # fmt: skip
-            stream.close()
-        finished = int(state.step) >= settings.steps
-        if finished:
-            evaluate(state)
-        report.write(directory)
-        return report.result(directory) if finished else f"stopped at step {int(state.step)} of {settings.steps}; the same command goes on."
+    with contextlib.ExitStack() as until:
+        stop_requested = stop_requested or until.enter_context(signals.stop_flag())
+        hosts = hosts or until.enter_context(joined(assemble.hosts(config), stacks=directory))
+        say = say if hosts.first else _silent
+        until.enter_context(workdir.exclusive(directory) if hosts.first else contextlib.nullcontext())
+        with hosts.phase("start"):
+            model = assemble.model(config)
+            data = shared_data(config, directory, hosts, say=say)
+            say(told_size(model, config))
+            keeper = until.enter_context(Keeper(config, directory, model, hosts=hosts, say=say))
+            state = resuming.resume(keeper.checkpoints, fresh_state(config, model))
+        stop = lambda: hosts.agree(stop_requested())  # noqa: E731
+        return _train(config, directory, model, data, keeper, state, hosts, stop, say)
+
+
+def _train(
+    config, directory: Path, model: Model, data: Path, keeper: Keeper, state: TrainState, hosts: Hosts, stop: Callable[[], bool], say: Say
+) -> str:
+    """The run from a state on."""
+    settings, player, first = _loop(config), assemble.player(config, model.network), int(state.step)
+    optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
+    stream = training_stream(config, model, data, first)
+    recipe = make_recipe(
+        config, model, player, optimizer, directory, first_step=first, hosts=hosts, store=keeper.verdicts, spool=keeper.spool, stop=stop
+    )
+    if config.recipe == "edit_r2" and config.doctor.before and first == 0:
+        _examine_before(config, model, recipe, data, say)
+    evaluate = _evaluations(config, directory, model, player, data, keeper, hosts, say)
+    if (first == 0 and config.evaluate.before) or _due(config, state):
+        evaluate(state)
+
+    def save(state: TrainState) -> None:
+        with hosts.phase("save", step=int(state.step)):
+            keeper.save(state)
+
+    with MetricsWriter(directory, start=first, total=settings.steps, watch=_WATCHED[config.recipe]) as out:
+        look = lambda state: evaluate(state) if _due(config, state) else None  # noqa: E731
+        state = loop.run(state, stream, recipe=recipe, config=settings, out=out, save=save, stop_requested=stop, look=look)
+    stream.close()
+    finished = int(state.step) >= settings.steps
+    if finished:
+        evaluate(state)
+    if not hosts.first:
+        return ""
+    report.write(directory)
+    return report.result(directory) if finished else f"stopped at step {int(state.step)} of {settings.steps}; the same command goes on."
+
+
+def _silent(text: str) -> None:
+    """For hosts that do not speak."""
+
+
+def shared_data(config, directory: Path, hosts: Hosts, *, say: Say) -> Path:
+    """The session folder of a run; the embedded world is written by the first host, the others wait for it."""
+    if hosts.first:
+        assemble.data_folder(config, directory, say=say)
+    hosts.barrier("data")
+    return assemble.data_folder(config, directory)
 
 
 _WATCHED = {
@@ -102,10 +136,12 @@ _WATCHED = {
 }
 
 
-def _evaluations(config, directory: Path, model: Model, player: Player, data: Path, say: Say) -> Callable[[TrainState], Any]:
+def _evaluations(
+    config, directory: Path, model: Model, player: Player, data: Path, keeper: Keeper, hosts: Hosts, say: Say
+) -> Callable[[TrainState], Any]:
     """Held-out play for Edit-R2 on data with a test split; supervised recipes are judged by what is trained on top of them."""
     if config.recipe == "edit_r2" and "test" in session_source.splits(data):
-        return _Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say)
+        return _Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say, hosts=hosts, keeper=keeper)
     if config.recipe == "edit_r2":
         say(f"{data} has no test split, so there is nothing to evaluate on.")
     return lambda state: None
@@ -130,7 +166,8 @@ def told_size(model: Model, config) -> str:
 
 
 def training_stream(config, model: Model, data: Path, start: int) -> pipeline.Stream:
-    """The sessions of a run from a step on."""
+    """The sessions of a run from a step on: all of a step's, on every host. They are words and a few pictures, and a host that knows
+    them all needs to ask no other; which rows lie with it is the mesh's business, so the order does not depend on the number of hosts."""
     source = session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid)
     if config.recipe == "edit_r2":
         collect.refuse_long(source.sessions, assemble.rollout(config), model.tokenizer)
@@ -141,8 +178,6 @@ def training_stream(config, model: Model, data: Path, start: int) -> pipeline.St
         seed=config.seed,
         groups_per_step=config.data.sessions,
         group_size=config.data.group,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         start_step=start,
         shuffle=config.data.shuffle,
         buckets=assemble.buckets(model.config),
@@ -150,8 +185,20 @@ def training_stream(config, model: Model, data: Path, start: int) -> pipeline.St
     )
 
 
-def make_recipe(config, model: Model, player: Player, optimizer, directory: Path, *, first_step: int) -> loop.Recipe:
-    """What happens in a step of this config."""
+def make_recipe(
+    config,
+    model: Model,
+    player: Player,
+    optimizer,
+    directory: Path,
+    *,
+    first_step: int,
+    hosts: Hosts | None = None,
+    store: VerdictStore | None = None,
+    spool: Callable[..., Any] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> loop.Recipe:
+    """What happens in a step of this config. What follows `first_step` is of a run that lasts: its hosts, and what it keeps."""
     if config.recipe == "autoencoder":
         settings = assemble.settings(AutoencoderConfig, config.autoencoder)
         return AutoencoderRecipe(model.network, model.frozen, optimizer=optimizer, config=settings, seed=config.seed)
@@ -170,7 +217,8 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
             seed=config.seed,
             remember=config.data.remember,
         )
-    suite = assemble.suite(config, lambda: merged(model.network, model.weights))
+    suite = assemble.suite(config, lambda: merged(model.network, model.weights), store=store)
+    lasting = {name: value for name, value in (("hosts", hosts), ("spool", spool), ("should_stop", stop)) if value is not None}
     told = {"tokenizer": model.tokenizer, "flow": policy.flow, "suite": suite}
     return EditR2(
         player=player,
@@ -182,18 +230,21 @@ def make_recipe(config, model: Model, player: Player, optimizer, directory: Path
         averages=assemble.averages(config),
         advantage=assemble.settings(AdvantageConfig, config.advantage),
         config=assemble.settings(StepConfig, config.step),
-        record=lambda record: _record(config, directory, record, **told),
+        record=lambda record: _record(config, directory, record, speaks=hosts is None or hosts.first, **told),
         first_step=first_step,
         to_play=model.to_play,
+        **lasting,
     )
 
 
-def _record(config, directory: Path, record: StepRecord, *, flow: FlowConfig, **told) -> None:
+def _record(config, directory: Path, record: StepRecord, *, flow: FlowConfig, speaks: bool, **told) -> None:
     """Keeps a few groups of some steps for the inspector; `told`: what `session_log.write` reads them with."""
     if (config.loop.record_every and record.step % config.loop.record_every == 0) or record.step + 1 == config.loop.steps:
         folder, first = directory / "sessions" / str(record.step), (record.rollouts[0], record.scores[0], record.credits[0])
         grid = flow.grid(first[0].played.clean.shape[2]).tolist()
-        session_log.write(folder, record.step, *first, groups=config.loop.record_groups, after=record.after(0), grid=grid, **told)
+        after = record.after(0)  # a pass over the batch, on all hosts
+        if speaks:
+            session_log.write(folder, record.step, *first, groups=config.loop.record_groups, after=after, grid=grid, **told)
 
 
 def merged(network: Network, weights: Weights):
@@ -277,69 +328,41 @@ def _small_world(config):
     return small
 
 
-# Checkpoints ---------------------------------------------------------------------------------------------------------------------
-
-
-def arrays_of(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds, as plain dicts and tuples."""
-    arrays = {"trainable": nnx.to_pure_dict(state.trainable), "moments": jax.tree.leaves(state.moments), "step": state.step}
-    averages = {name: getattr(state, name) for name in ("old", "ema")}
-    return arrays | {name: nnx.to_pure_dict(average) for name, average in averages.items() if average is not None}
-
-
-def resume(checkpoints: Checkpoints, fresh: TrainState, step: int | None = None) -> TrainState:
-    """The last saved state (or that of `step`), or the fresh one where nothing has been saved.
-
-    Raises ValueError for a checkpoint of another model, and for a step that was not kept.
-    """
-    if checkpoints.latest_step() is None:
-        return fresh
-    wanted = arrays_of(fresh)
-    arrays, _ = checkpoints.restore(wanted, step)
-    arrays = jax.tree.map(_placed, wanted, arrays)
-    moments = jax.tree.unflatten(jax.tree.structure(fresh.moments), arrays["moments"])
-    weights = {name: _filled(getattr(fresh, name), arrays[name]) for name in ("trainable", "old", "ema") if name in arrays}
-    return TrainState(moments=moments, step=arrays["step"], **weights)
-
-
-def _placed(fresh: jax.Array, restored: jax.Array) -> jax.Array:
-    """The restored array, tied to no device where the fresh one is not: or what was compiled for a fresh state would not serve it."""
-    return restored if fresh.committed else jnp.asarray(np.asarray(restored))
-
-
-def _filled(like: nnx.State, arrays: dict[str, Any]) -> nnx.State:
-    state = nnx.merge_state(like)
-    nnx.replace_by_pure_dict(state, arrays)
-    return state
-
-
-def _save(checkpoints: Checkpoints, state: TrainState, config) -> None:
-    """The state, and where the run stands: data position and random streams are functions of seed and step."""
-    step = int(state.step)
-    if checkpoints.latest_step() != step:
-        checkpoints.save(step, arrays_of(state), {"step": step, "seed": config.seed, "next_index": step * config.data.sessions})
-
-
 # Evaluation ----------------------------------------------------------------------------------------------------------------------
 
 
 class _Evaluations:
     """Held-out play of a run, into eval/STEP; compiled once for all of them."""
 
-    def __init__(self, config, directory: Path, model: Model, player: Player, data: Path, say: Say):
+    def __init__(
+        self,
+        config,
+        directory: Path,
+        model: Model,
+        player: Player,
+        data: Path,
+        say: Say,
+        *,
+        hosts: Hosts | None = None,
+        keeper: Keeper | None = None,
+    ):
         self._config, self._directory, self._model, self._say = config, directory, model, say
         self._settings = assemble.settings(EvaluationConfig, config.evaluate)
-        self._player = player
+        self._player, self._hosts, self._keeper = player, hosts, keeper
         source = session_source.SessionFolder(data, "test", drop_invalid=True)
         collect.refuse_long(source.sessions, player.config, model.tokenizer)
         self._source = assemble.First(source, self._settings.sessions)
 
     def __call__(self, state: TrainState) -> dict[str, Any] | None:
-        folder = self._directory / "eval" / str(int(state.step))
-        if (folder / tables.SUMMARY).exists():
+        folder, hosts, store = self._directory / "eval" / str(int(state.step)), self._hosts, self._keeper and self._keeper.verdicts
+        made = (folder / tables.SUMMARY).exists()
+        if made if hosts is None else hosts.agree(made):
             return None
+        if store is not None:
+            store.step = int(state.step)
         weights = self._model.to_play(state.shown)
-        with assemble.suite(self._config, lambda: merged(self._model.network, weights)) as suite:
+        doing = contextlib.nullcontext() if hosts is None else hosts.phase("evaluation", step=int(state.step))
+        with doing, assemble.suite(self._config, lambda: merged(self._model.network, weights), store=store) as suite:
             outcome = runner.play(
                 self._player,
                 weights,
@@ -350,9 +373,12 @@ class _Evaluations:
                 tokenizer=self._model.tokenizer,
                 seed=self._config.seed,
                 config=self._settings,
+                hosts=hosts,
                 progress=lambda done: self._say(f"evaluate step {int(state.step)}: {done} of {len(self._source)} held-out sessions"),
             )
-        summary = runner.write(folder, outcome)
+        summary = runner.write(folder, outcome) if hosts is None or hosts.first else tables.summarise(outcome.records)
+        if self._keeper is not None and summary["reward"].get("mean") is not None:
+            self._keeper.tell_best(int(state.step), summary["reward"]["mean"])
         self._say(f"held-out reward at step {int(state.step)}: {tables.cell_text(summary['reward'])}")
         return summary
 
@@ -410,29 +436,6 @@ def by_hand(image: str, instructions: Sequence[str]) -> Session:
         for text in instructions
     )  # fmt: skip
     return Session(id=Path(image).stem, image=str(image), turns=turns)
-
-
-def last_state(config, model: Model, run: Path) -> TrainState:
-    """The last checkpoint of a run; raises ValueError where it has none."""
-    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        if checkpoints.latest_step() is None:
-            raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
-        return resume(checkpoints, fresh_state(config, model))
-
-
-def state_at(config, model: Model, run: Path, step: int) -> TrainState:
-    """The state of a run before `step`: step 0 needs no checkpoint, for a later one raises ValueError where it was not kept."""
-    fresh = fresh_state(config, model)
-    if step == 0:
-        return fresh
-    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        return resume(checkpoints, fresh, step)
-
-
-def fresh_state(config, model: Model) -> TrainState:
-    """The state before the first step."""
-    optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
-    return states.create(model.trainable, optimizer, assemble.averages(config), layout=model.layouts and model.layouts.train)
 
 
 # Out again -----------------------------------------------------------------------------------------------------------------------

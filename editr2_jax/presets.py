@@ -25,6 +25,7 @@ from editr2_jax.policies.context import Slots
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
+from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import MeshConfig
 from editr2_jax.training.edit_r2 import StepConfig
 from editr2_jax.training.loop import LoopConfig
@@ -90,7 +91,15 @@ def edit_r2() -> ConfigDict:
             "autoencoder": _section(AutoencoderConfig),
             "evaluate": _section(EvaluationConfig),
             "doctor": _section(DoctorConfig),
-            "loop": {**_section(LoopConfig, steps=30), "keep": 2, "record_every": 5, "record_groups": 4},
+            "loop": {
+                **_section(LoopConfig, steps=30),
+                "keep": 2,  # checkpoints, beside the healthy one and the best
+                "record_every": 5,
+                "record_groups": 4,
+                "spool": True,  # every turn of a half-done rollout goes to disk, so that a stop costs at most one
+                "save_frozen": False,  # the whole model in every checkpoint, not only what learns
+            },
+            "hosts": {name: value for name, value in _section(HostsConfig).items() if name in ("join_s", "silence_s", "stuck_s")},
         }
     )
 

@@ -62,6 +62,21 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help.")
 
 
+def add_hosts(parser: Parser) -> None:
+    """The flags that say which processes make one run."""
+    parser.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0, where several processes make one run")
+    parser.add_argument("--processes", default="1", metavar="N|auto", help="how many there are; auto where the platform tells")
+    parser.add_argument("--process", type=int, default=0, metavar="I", help="which of them this is, from 0")
+
+
+def which_host(args: argparse.Namespace) -> dict[str, Any]:
+    """What those flags say, as settings of runtime/hosts.HostsConfig. Raises ValueError for a count that is no number."""
+    if args.processes != "auto" and not args.processes.isdecimal():
+        raise ValueError(f"--processes={args.processes}: give how many there are, or auto where the platform tells.")
+    count = -1 if args.processes == "auto" else int(args.processes)
+    return {"coordinator": args.coordinator, "processes": count, "process": args.process}
+
+
 def call_subverb(verb: str, argv: Sequence[str], subverbs: Mapping[str, Callable[[list[str]], int]]) -> int:
     """Run `SUBVERB ARGUMENTS...` of a verb such as `data`; each subverb parses its own flags, and its docstring is its line in the help."""
     if not argv or argv[0] in ("-h", "--help", "help"):

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from editr2_jax.data.pipeline import Batch
 from editr2_jax.evaluation import pictures, tables
 from editr2_jax.records import Sample
+from editr2_jax.rewards.panel import Panel
 from editr2_jax.rewards.suite import Pending, Scores, Suite
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.collect import Rollout
 from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys, workdir
+from editr2_jax.runtime.hosts import Hosts
 
 _FILLER = 1 << 30  # beyond any session's number
 
@@ -55,23 +58,29 @@ def play(
     seed: int,
     config: EvaluationConfig,
     progress: Callable[[int], None] = lambda done: None,
+    hosts: Hosts | None = None,
 ) -> Outcome:
-    """Plays and scores sessions, each once (`pipeline.once`); `progress` is told how many have been played."""
-    records, shown = [], []
-    waiting: list[tuple[Rollout, list[Pending]]] = []
+    """Plays and scores sessions, each once (`pipeline.once`); `progress` is told how many have been played.
+
+    On several hosts all records are the same on each; what is shown are sessions that lie with it.
+    """
+    records, shown, panel = [], [], Panel(suite, hosts)
+    waiting: list[tuple[Rollout, list[Pending], int]] = []
     done = 0
     for batch in batches:
         turns: list[Pending] = []
-        on_turn = lambda t, episodes, turns=turns, real=batch.real: turns.append(suite.submit(episodes[:real]))  # noqa: E731
+        on_turn = lambda t, episodes, turns=turns, real=batch.real: turns.append(panel.submit(episodes[:real]))  # noqa: E731
         key = keys.at(seed, "evaluate")
         rollout = collect.play(player, weights, _apart(batch.samples), key=key, tokenizer=tokenizer, on_turn=on_turn)
-        waiting.append((rollout, turns))
-        room = min(batch.real, config.strips - len(shown))
-        shown += [(batch.samples[i], rollout.pictures[i], rollout.intents[i]) for i in range(room)]
+        waiting.append((rollout, turns, batch.real))
+        room = max(config.strips - len(shown), 0)
+        mine = np.flatnonzero(rollout.here[: batch.real])[:room]
+        shown += [(batch.samples[i], rollout.pictures[i], rollout.intents[i]) for i in mine]
         done += batch.real
         progress(done)
-    for rollout, turns in waiting:
-        records += score_records(rollout, suite.collect(turns))
+    for rollout, turns, real in waiting:
+        scores = panel.collect(rollout.samples[:real], turns, rollout.here[:real])
+        records += score_records(rollout, scores, moved(rollout, real, hosts))
     return Outcome(records=records, shown=shown)
 
 
@@ -93,8 +102,8 @@ def write(directory: Path, outcome: Outcome) -> dict[str, Any]:
     return tables.write(directory, outcome.records)
 
 
-def score_records(rollout: Rollout, scores: Scores) -> list[dict[str, Any]]:
-    """One JSON-ready record per (session, turn) of the first rows of a rollout that were scored."""
+def score_records(rollout: Rollout, scores: Scores, moved: Float[np.ndarray, "B T"]) -> list[dict[str, Any]]:
+    """One JSON-ready record per (session, turn) of the first rows of a rollout that were scored; see `moved`."""
     records = []
     for row in range(scores.combined.shape[0]):
         session = rollout.samples[row].session
@@ -112,10 +121,18 @@ def score_records(rollout: Rollout, scores: Scores) -> list[dict[str, Any]]:
                     "status": {name: verdict.status.value for name, verdict in verdicts.items()},
                     "reward": number(scores.combined[row, t]),
                     "detail": {name: dict(verdict.detail) for name, verdict in verdicts.items()},
-                    "changed": changed(rollout, row, t),
+                    "changed": float(moved[row, t]),
                 }
             )
     return records
+
+
+def moved(rollout: Rollout, rows: int, hosts: Hosts | None = None) -> Float[np.ndarray, "B T"]:
+    """`changed` of every turn of the first rows, on several hosts told by those that hold the pictures."""
+    turns = rollout.pictures.shape[1]
+    here = [[changed(rollout, row, t) if rollout.here[row] else 0.0 for t in range(turns)] for row in range(rows)]
+    table = np.asarray(here, np.float64).reshape(rows, turns)
+    return table if hosts is None or hosts.count == 1 else hosts.gather(table).sum(axis=0)
 
 
 def changed(rollout: Rollout, row: int, turn: int) -> float:

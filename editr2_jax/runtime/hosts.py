@@ -123,6 +123,15 @@ class Hosts:
         out = [_as_array(rows[:, end - a.nbytes : end], a.dtype, (self.count, *a.shape)) for a, end in zip(arrays, ends, strict=True)]
         return jax.tree.unflatten(structure, out)
 
+    def gather_text(self, text: str, *, within_s: float | None = None) -> list[str]:
+        """Every host's text, in the hosts' order, of any length."""
+        raw = text.encode()
+        lengths = self.gather_json(len(raw), within_s=within_s)
+        row = np.zeros(max(lengths), np.uint8)
+        row[: len(raw)] = np.frombuffer(raw, np.uint8)
+        rows = self.gather(row, within_s=within_s)
+        return [bytes(one[:length]).decode() for one, length in zip(rows, lengths, strict=True)]
+
     def _gather_bytes(self, payload: bytes) -> np.ndarray:
         """Equally long bytes of every host -> uint8 [hosts, at least len(payload)], in the hosts' order."""
         index = self.index.to_bytes(8, "little")  # jax orders rows by its devices, which need not follow the order of processes

@@ -21,6 +21,19 @@ def owned(array: jax.Array | np.ndarray) -> Bool[np.ndarray, "B"]:
     return owner == jax.process_index()
 
 
+def held(array: jax.Array | np.ndarray) -> np.ndarray:
+    """The rows that this process holds, in their order: of an array cut along its first axis its own share, of any other all of it."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    pieces = {shard.index[0].indices(array.shape[0])[0]: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(pieces[start]) for start in sorted(pieces)])
+
+
+def placed(rows: np.ndarray, sharding: jax.sharding.Sharding, count: int) -> jax.Array:
+    """The inverse of `held` for an array cut along its first axis, of `count` rows in all."""
+    return jax.make_array_from_process_local_data(sharding, rows, (count, *rows.shape[1:]))
+
+
 def local(array: jax.Array | np.ndarray) -> np.ndarray:
     """The array on the host, with zeros in the rows that no device of this process holds. Needs no communication."""
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:

@@ -5,6 +5,7 @@ Source: Edit-R2 (arXiv 2606.05950).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -15,11 +16,14 @@ import numpy as np
 from flax import nnx
 
 from editr2_jax.records import Sample
+from editr2_jax.rewards.panel import Panel
 from editr2_jax.rewards.suite import Pending, Scores, Suite
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.collect import Rollout
 from editr2_jax.rollouts.player import Player, Weights
+from editr2_jax.rollouts.spool import Interrupted, Spool
 from editr2_jax.runtime import keys
+from editr2_jax.runtime.hosts import Hosts
 from editr2_jax.training import state as states
 from editr2_jax.training import train_batch
 from editr2_jax.training.session_log import After
@@ -75,22 +79,31 @@ class EditR2:
     record: Callable[[StepRecord], None] = lambda record: None
     first_step: int = 0  # of this process: its rollout is checked for ratio one
     to_play: Callable[[nnx.State], Weights] | None = None  # where play wants what learns, and its frozen weights; None: as they lie
+    hosts: Hosts | None = None  # those that run this together; None: this one alone
+    spool: Callable[..., Spool | None] = lambda weights, samples, *, step, batch: None  # keeps the turns of half-done rollouts
+    should_stop: Callable[[], bool] = lambda: False  # asked between two turns, and before an update; the same on all hosts
 
     def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
         """One step over P sessions, each G times in a row. Returns the new state and the step's metrics."""
         clock = Stopwatch()
         weights = Weights(trainable=state.plays, frozen=self.frozen)
-        rollouts, pending = self.play(weights if self.to_play is None else self.to_play(state.plays), sessions, step)
+        with self._phase("rollout", step):
+            rollouts, pending = self.play(weights if self.to_play is None else self.to_play(state.plays), sessions, step)
         clock.lap("rollout")
-        old, gap = self._behaviour(weights, rollouts, step)
-        scores = [self.suite.collect(turns) for turns in pending]
+        with self._phase("recall", step):
+            old, gap = self._behaviour(weights, rollouts, step)
+        clock.lap("recall")
+        with self._phase("rewards", step):
+            panel = Panel(self.suite, self.hosts)
+            scores = [panel.collect(r.samples, turns, r.here) for r, turns in zip(rollouts, pending, strict=True)]
         clock.lap("reward_wait")
         metrics = _rewards(rollouts, scores) | gap
         credits, told = self.credits(rollouts, scores)
         chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}
         dealt, key = _deal(chunks, self.config.updates), keys.at(self.seed, "objective", step)
-        state, learned, divergence = self.updater.step(state, self.frozen, dealt, old=behaviour, key=key)
+        with self._phase("update", step):
+            state, learned, divergence = self.updater.step(state, self.frozen, dealt, old=behaviour, key=key, pause=self._pause)
         state, averaged = states.follow(state, self.averages, updates=self.config.updates)
         clock.lap("update")
 
@@ -104,14 +117,23 @@ class EditR2:
 
     def play(self, weights: Weights, sessions: Sequence[Sample], step: int) -> tuple[list[Rollout], list[list[Pending]]]:
         """Plays all sessions in batches of one shape; judges start on a turn while the next one is drawn."""
-        rollouts, pending = [], []
-        for batch in batches(sessions, turns=self.player.config.turns, rows=self.config.rows):
+        rollouts, pending, panel = [], [], Panel(self.suite, self.hosts)
+        stream = {"key": keys.at(self.seed, "rollout", step), "iteration": step, "seed": self.seed}
+        for number, batch in enumerate(batches(sessions, turns=self.player.config.turns, rows=self.config.rows)):
             turns: list[Pending] = []
-            on_turn = lambda t, episodes, turns=turns: turns.append(self.suite.submit(episodes))  # noqa: E731
-            stream = {"key": keys.at(self.seed, "rollout", step), "iteration": step, "seed": self.seed}
-            rollouts.append(collect.play(self.player, weights, batch, **stream, tokenizer=self.tokenizer, on_turn=on_turn))
+            on_turn = lambda t, episodes, turns=turns: turns.append(panel.submit(episodes))  # noqa: E731
+            stops = {"spool": self.spool(weights, batch, step=step, batch=number), "should_stop": self.should_stop}
+            rollouts.append(collect.play(self.player, weights, batch, **stream, tokenizer=self.tokenizer, on_turn=on_turn, **stops))
             pending.append(turns)
         return rollouts, pending
+
+    def _phase(self, name: str, step: int) -> contextlib.AbstractContextManager[None]:
+        """What this host is doing, for whoever waits for it."""
+        return contextlib.nullcontext() if self.hosts is None else self.hosts.phase(name, step=step)
+
+    def _pause(self) -> None:
+        if self.should_stop():
+            raise Interrupted("stopped before an update; its rollouts are in the spool.")
 
     @property
     def asks_again(self) -> bool:
@@ -199,6 +221,7 @@ def _deal(chunks: Sequence[Chunk], updates: int) -> list[list[Chunk]]:
 def _rewards(rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> dict[str, float]:
     """Mean rewards per turn and over all, the share of verdicts that failed, which steps were stochastic, and how much was written."""
     metrics = {"reward/error_share": float(np.mean([score.error_share for score in scores]))}
+    metrics["resume/stored_share"] = float(np.mean([score.stored_share for score in scores]))
     turns = max(score.combined.shape[1] for score in scores)
     tables = {name: [score.values[name] for score in scores] for name in scores[0].values} | {"mean": [s.combined for s in scores]}
     for name, rows in tables.items():

@@ -10,6 +10,7 @@ from typing import Protocol
 import jax
 
 from editr2_jax.records import Sample
+from editr2_jax.rollouts.spool import Interrupted
 from editr2_jax.runtime.metrics import MetricsWriter
 from editr2_jax.training import state as states
 from editr2_jax.training.state import TrainState
@@ -48,13 +49,20 @@ def run(
 ) -> TrainState:
     """Trains from state.step to config.steps; returns early, saved, when asked to stop. `look` is called after every step's save.
 
+    A recipe that is interrupted between two turns leaves its step for the next time.
+
     Raises NonFiniteLoss before a step whose loss or gradient is no number is saved.
     """
     for step in range(int(state.step), config.steps):
         started = time.monotonic()
         sessions = next(stream)
         waited = time.monotonic() - started
-        state, metrics = recipe.step(state, sessions, step)
+        try:
+            state, metrics = recipe.step(state, sessions, step)
+        except Interrupted as stop:  # the state is that before the step; what was drawn since is on disk
+            save(state)
+            out.say(f"step {step + 1} of {config.steps}: {stop} Saved; the same command goes on from there.")
+            break
         state = states.at_step(state, step + 1)
         last, stopping = step + 1 == config.steps, stop_requested()
         due = last or stopping or (step + 1) % config.save_every == 0

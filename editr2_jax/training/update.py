@@ -7,7 +7,7 @@ updates, old log-probabilities come from the pass that the loss makes, so the fi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +74,10 @@ class Learned(NamedTuple):
     divergence: dict[int, Float[np.ndarray, "B T"]]  # to the reference, by id of the chunk, as its update found it; 0 where masked
 
 
+def _go_on() -> None:
+    """No pause."""
+
+
 class Updater:
     """Compiled gradient passes of one network under one objective. Nothing is remembered between calls."""
 
@@ -128,8 +132,18 @@ class Updater:
         state, sizes = states.apply(state, gradients, self.optimizer)
         return states.placed(state, self.optimizer, self.network.execution.layout), sizes
 
-    def step(self, state: TrainState, frozen, chunks: Sequence[Sequence[Chunk]], *, old: dict[int, LogProbs], key: jax.Array) -> Learned:
-        """One optimizer update per entry of `chunks`; `old` holds the behaviour log-probabilities by id of the chunk.
+    def step(
+        self,
+        state: TrainState,
+        frozen,
+        chunks: Sequence[Sequence[Chunk]],
+        *,
+        old: dict[int, LogProbs],
+        key: jax.Array,
+        pause: Callable[[], None] = _go_on,
+    ) -> Learned:
+        """One optimizer update per entry of `chunks`; `old` holds the behaviour log-probabilities by id of the chunk. `pause` is called
+        before each chunk of the first update: what it raises leaves the state as it was. (Later ones have given its buffers away.)
 
         Raises NonFiniteLoss, leaving the state as it was before the update that failed.
         """
@@ -137,7 +151,8 @@ class Updater:
         divergence: dict[int, Float[np.ndarray, "B T"]] = {}
         behaviour = self._behaviour(state, len(chunks))
         for number, update in enumerate(chunks):
-            slope = self.slope(Weights(trainable=state.trainable, frozen=frozen), update, old=old, key=key, behaviour=behaviour)
+            weights = Weights(trainable=state.trainable, frozen=frozen)
+            slope = self.slope(weights, update, old=old, key=key, behaviour=behaviour, pause=_go_on if number else pause)
             divergence |= slope.divergence
             summary = {"loss/total": slope.loss} | slope.metrics
             size = float(optax.tree.norm(slope.gradient))
@@ -146,7 +161,16 @@ class Updater:
             metrics.append(summary | {name: float(value) for name, value in sizes.items()})
         return Learned(state, _over_updates(metrics), divergence)
 
-    def slope(self, weights: Weights, update: Sequence[Chunk], *, old: dict[int, LogProbs], key: jax.Array, behaviour: Any = None) -> Slope:
+    def slope(
+        self,
+        weights: Weights,
+        update: Sequence[Chunk],
+        *,
+        old: dict[int, LogProbs],
+        key: jax.Array,
+        behaviour: Any = None,
+        pause: Callable[[], None] = _go_on,
+    ) -> Slope:
         """The gradient of one update, and what is told of it; nothing is changed. `old` and `key` are those of `step`.
 
         `behaviour` is the trainable part of the policy that played, where the objective needs it; None says that `weights` played.
@@ -154,6 +178,7 @@ class Updater:
         turns_in_all = sum(chunk.rows * chunk.turns for chunk in update)
         gradients, total, parts, divergence = None, 0.0, [], {}
         for chunk, weight in zip(update, self._token_weights(update), strict=True):
+            pause()
             taught = lesson(chunk, *old[id(chunk)], weight, key=key, mismatch_cap=self.objective.intent.mismatch_cap)
             one, value, part = self._gradients(weights, behaviour, chunk.played, taught, jnp.float32(turns_in_all / chunk.turns))
             gradients = one if gradients is None else jax.tree.map(jnp.add, gradients, one)

@@ -1,0 +1,50 @@
+"""plan: compile every phase for a named TPU topology on this machine: bytes per chip, fits or not, FLOPs, collectives, least seconds."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from editr2_jax.cli import common
+
+
+def main(argv: list[str]) -> int:
+    """`python -m editr2_jax plan --config=FILE.py[:VARIANT] --topology=v5e:4x4 [--json=FILE] [--only=PHASE,...] [--config.a.b=VALUE ...]`
+
+    Nothing is read but the config and, where it is there, the checkpoint's configuration; no array is made. --topology=here takes the
+    devices at hand. --search=rows=24,48;remat=full,attention;fsdp=16,8 plans every combination in turn. Exit status 1 where a phase does
+    not fit.
+    """
+    parser = common.Parser("plan", main.__doc__, config=True)
+    parser.add_argument("--topology", required=True, metavar="GEN:AxB", help="such as v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1; or here")
+    parser.add_argument("--only", default="", metavar="PHASE,...", help="some of the phases; no totals then")
+    parser.add_argument("--size", default="", metavar="HxW", help="of the pictures; by default tabletop.size")
+    parser.add_argument("--search", default="", metavar="KNOB=A,B;...", help="of rows, remat, attention, fsdp, tensor, train, rollout")
+    parser.add_argument("--json", metavar="FILE", help="also write everything there")
+    args = parser.parse(argv)
+    out = Path(args.json).expanduser() if args.json else None
+    if out and not out.parent.is_dir():
+        raise ValueError(f"--json={args.json}: there is no folder {out.parent}; make it first.")
+    from editr2_jax.plan import search, topology
+    from editr2_jax.runtime import workdir
+
+    topologies = topology.of(args.topology)
+    size = _size(args.size) if args.size else tuple(args.config.tabletop.size)
+    only = tuple(name for name in args.only.split(",") if name)
+    command = shlex.join(["python", "-m", "editr2_jax", "plan", *(a for a in argv if not a.startswith("--json"))])
+    plans, good = [], True
+    for told, config in search.variants(args.config, args.search):
+        if told:
+            print(f"\n{told}", flush=True)
+        plan, fit = search.plan(config, topologies, size=size, only=only, say=lambda text: print(text, flush=True), command=command)
+        plans, good = [*plans, plan | {"varied": told}], good and fit
+    if out:
+        workdir.write_json(out, plans[0] if len(plans) == 1 else {"plans": plans})
+    return int(not good)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--size={text}: give HEIGHTxWIDTH in pixels, such as 512x512.")
+    return int(height), int(width)

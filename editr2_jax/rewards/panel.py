@@ -1,0 +1,83 @@
+"""The rewards of a run on all its hosts: each asks about the rollouts that lie with it, all learn every verdict.
+
+Groups may span hosts, and what a reward counts can depend on every rollout of a session, so scores are put together once all verdicts
+are known, by the suite itself and on every host alike. With one host this is the suite. Letters: B rollouts, T turns.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from editr2_jax.records import Episode, Sample, Status, Verdict
+from editr2_jax.rewards.suite import Pending, Scores, Suite
+
+
+class Exchange(Protocol):
+    """What a panel needs of the hosts (runtime/hosts.Hosts)."""
+
+    count: int
+
+    def gather_text(self, text: str) -> list[str]:
+        """Every host's text, in the hosts' order."""
+        ...
+
+
+class Panel:
+    """A suite, and how its verdicts reach the other hosts."""
+
+    def __init__(self, suite: Suite, hosts: Exchange | None = None):
+        self.suite, self._hosts = suite, hosts if hosts is not None and hosts.count > 1 else None
+
+    def submit(self, episodes: Sequence[Episode | None]) -> Pending:
+        """Starts scoring the latest turn of the rollouts that lie here; None stands for those that lie elsewhere."""
+        return self.suite.submit([episode for episode in episodes if episode is not None])
+
+    def collect(self, samples: Sequence[Sample], pending: Sequence[Pending], here: Sequence[bool]) -> Scores:
+        """Waits for T turns of B rollouts. Raises TooManyErrors, on all hosts, above the suite's limit.
+
+        Args:
+            samples: all B of them.
+            pending: of the rollouts that lie here.
+            here: which of the B those are.
+        """
+        if self._hosts is None:
+            return self.suite.collect(pending)
+        rows = [row for row, mine in enumerate(here) if mine]
+        verdicts = {name: [[_told(future.result()) for future in turn.futures[name]] for turn in pending] for name in self.suite.names}
+        known = [[bool(stored) for stored in turn.stored] for turn in pending]
+        everyone = [json.loads(text) for text in self._hosts.gather_text(json.dumps({"rows": rows, "verdicts": verdicts, "stored": known}))]
+        return self.suite.collect([_whole(samples, everyone, turn, self.suite.names) for turn in range(len(pending))])
+
+
+def _whole(samples: Sequence[Sample], everyone: Sequence[dict[str, Any]], turn: int, names: Sequence[str]) -> Pending:
+    """A turn of all rollouts, every verdict of which is there."""
+    futures: dict[str, list[Any]] = {name: [None] * len(samples) for name in names}
+    whole = Pending(
+        sessions=tuple(sample.session.id for sample in samples),
+        subsets=tuple(sample.session.subset for sample in samples),
+        futures={name: futures[name] for name in names},
+    )
+    for told in everyone:
+        whole.stored.extend(told["stored"][turn])
+        for name in names:
+            for row, verdict in zip(told["rows"], told["verdicts"][name][turn], strict=True):
+                futures[name][row] = concurrent.futures.Future()
+                futures[name][row].set_result(_heard(verdict))
+    return whole
+
+
+def _told(verdict: Verdict) -> list[Any]:
+    return [float(verdict.value), verdict.status.value, _plain(verdict.detail)]
+
+
+def _heard(told: Sequence[Any]) -> Verdict:
+    value, status, detail = told
+    return Verdict(value=value, status=Status(status), detail=detail)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values of a verdict's detail: numbers of numpy as numbers, what JSON has no word for as text."""
+    return json.loads(json.dumps(dict(value), default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x)))
