@@ -15,12 +15,18 @@ from editr2_jax.evaluation.recorded_run import Evaluation
 MOST_POINTS = 1200  # more than a screen can show; longer runs are averaged
 AREAS = ("reward", "image", "intent", "filter", "advantage", "objective", "loss")  # told first, in this order; time comes last
 _MEMBER = re.compile(r"(?P<chart>.+?)(?:/|_)(?P<label>turn_\d+|min|mean|median|max)$")  # names that differ by this alone share a chart
+_TOGETHER = {  # what one look is to compare: pattern of the names -> chart
+    r"time/(.*)_s": "time/seconds of one step",
+    r"mfu/(.*)": "mfu/useful share of the peak",
+    r"memory/(.*)_gb": "memory/GB on the fullest device",
+    r"idle/(.*)_share": "idle/share of a step that devices wait",
+}
 
 Chart = dict[str, Any]
 
 
 def training(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Chart]]]:
-    """(area, its charts) of the lines of metrics.jsonl. The seconds of one step, time/*_s, share a chart."""
+    """(area, its charts) of the lines of metrics.jsonl. What `_TOGETHER` names shares a chart, such as time/*_s."""
     steps = [line["step"] for line in lines]
     names = list(dict.fromkeys(name for line in lines for name in line if name != "step"))
     members: dict[str, dict[str, str]] = {}  # chart -> label -> name
@@ -59,8 +65,9 @@ def held_out(evaluations: Sequence[Evaluation]) -> list[Chart]:
 
 def _place(name: str) -> tuple[str, str]:
     """(chart, label in it) of a metric."""
-    if re.fullmatch(r"time/.*_s", name):
-        return "time/seconds of one step", name.removeprefix("time/").removesuffix("_s")
+    for pattern, chart in _TOGETHER.items():
+        if found := re.fullmatch(pattern, name):
+            return chart, found[1]
     match = _MEMBER.fullmatch(name)
     return (match["chart"], match["label"].replace("_", " ")) if match and "/" in match["chart"] else (name, "")
 

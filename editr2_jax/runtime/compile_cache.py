@@ -3,6 +3,7 @@
 jax writes its cache from process 0 alone, so on several hosts the local folders of the others stay empty; with a shared folder (local or
 gs://) they find at the next start what process 0 compiled at this one. Entries are never changed, only added; each is copied beside its
 place and then renamed, so that a reader sees it whole or not at all. Whatever goes wrong with a copy is told and the run compiles instead.
+(On CPUs a program's key also tells which process runs it, so there other processes than 0 always compile.)
 
     with compile_cache.counted() as compiling:
         cache = CompileCache(config.compile_cache, say=say)

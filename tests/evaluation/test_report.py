@@ -217,6 +217,17 @@ def test_metrics_that_belong_together_share_a_chart():
     assert areas["image"][1]["series"][0]["y"] == [1.0, None]
 
 
+def test_what_a_machine_did_is_compared_at_one_look():
+    names = ("mfu/update", "mfu/rollout/denoise", "memory/update_peak_gb", "memory/in_use_gb", "idle/data_share", "idle/reward_share")
+    areas = dict(report_charts.training([{"step": 0} | dict.fromkeys(names, 1.0)]))
+    shown = {chart["title"]: [series["label"] for series in chart["series"]] for charts in areas.values() for chart in charts}
+    assert shown == {
+        "mfu/useful share of the peak": ["update", "rollout/denoise"],
+        "memory/GB on the fullest device": ["update_peak", "in_use"],
+        "idle/share of a step that devices wait": ["data", "reward"],
+    }
+
+
 def test_a_mean_joins_its_turns():
     ((_, (chart,)),) = report_charts.training([{"step": 0, "reward/mean": 0.5, "reward/mean/turn_0": 0.6, "reward/mean/turn_1": 0.4}])
     assert chart["title"] == "reward/mean" and [series["label"] for series in chart["series"]] == ["all", "turn 0", "turn 1"]
