@@ -21,6 +21,7 @@ setup(
         "array-record>=0.8.6",
         "clu>=0.0.12",
         "einops>=0.8.2",
+        "etils[epath]>=1.15.0",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "jax>=0.10.2",
@@ -30,6 +31,7 @@ setup(
         "numpy>=2.4.6",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "packaging>=26.4",
         "pillow>=13.0.0",
         "scipy>=1.17.1",
         "tensorflow-datasets>=4.9.10",
@@ -39,18 +41,21 @@ setup(
     extras_require={
         "cpu": [],
         "tpu": ["jax[tpu]"],
+        "plan": ["jax[tpu]"],  # libtpu compiles for chips that are not there
         "cuda": ["jax[cuda13]"],
-        "parity": ["torch>=2.13.0"],  # only to run the PyTorch code beside ours; a session never needs it
+        "parity": ["torch>=2.13.0", "peft>=0.21.2"],  # only to run the PyTorch code beside ours; a session never needs it
         "photos": ["scikit-image>=0.26.0"],  # carries a few real photographs
         "notebooks": ["ipykernel>=7.4.0", "matplotlib>=3.11.2"],
         "dev": [
             "hypothesis>=6.170.15",
             "ipykernel>=7.4.0",
+            "jsonschema>=4.26.0",
             "matplotlib>=3.11.2",
             "nbclient>=0.11.0",
             "nbformat>=5.11.1",
             "pytest>=9.2.0",
             "pytest-xdist>=3.8.0",
+            "pyyaml>=6.0.4",
             "ruff>=0.17.5",
             "scikit-image>=0.26.0",
         ],

@@ -42,15 +42,19 @@ from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys, signals, workdir
+from editr2_jax.runtime.compile_cache import CompileCacheConfig
 from editr2_jax.runtime.hosts import Hosts, joined
 from editr2_jax.runtime.metrics import MetricsWriter
+from editr2_jax.runtime.profiling import ProfileConfig
 from editr2_jax.training import edit_r2, loop, session_log, supervised
 from editr2_jax.training.edit_r2 import EditR2, StepConfig, StepRecord
 from editr2_jax.training.loop import LoopConfig
+from editr2_jax.training.seeing import Seeing
 from editr2_jax.training.state import OptimizerConfig, TrainState
 from editr2_jax.training.supervised import AutoencoderRecipe, Supervised
 from editr2_jax.training.train_batch import AdvantageConfig
 from editr2_jax.training.update import Updater
+from editr2_jax.training.useful_flops import Work
 
 Say = Callable[[str], None]
 RECIPES = ("edit_r2", "supervised", "autoencoder")
@@ -74,6 +78,8 @@ def train(
         hosts = hosts or until.enter_context(joined(assemble.hosts(config), stacks=directory))
         say = say if hosts.first else _silent
         until.enter_context(workdir.exclusive(directory) if hosts.first else contextlib.nullcontext())
+        watched = assemble.settings(ProfileConfig, config.profile), assemble.settings(CompileCacheConfig, config.compile_cache)
+        seeing = until.enter_context(Seeing.of(*watched, directory, say=say))
         with hosts.phase("start"):
             model = assemble.model(config)
             data = shared_data(config, directory, hosts, say=say)
@@ -81,22 +87,32 @@ def train(
             keeper = until.enter_context(Keeper(config, directory, model, hosts=hosts, say=say))
             state = resuming.resume(keeper.checkpoints, fresh_state(config, model))
         stop = lambda: hosts.agree(stop_requested())  # noqa: E731
-        return _train(config, directory, model, data, keeper, state, hosts, stop, say)
+        return _train(config, directory, model, data, keeper, state, hosts, stop, say, seeing)
 
 
 def _train(
-    config, directory: Path, model: Model, data: Path, keeper: Keeper, state: TrainState, hosts: Hosts, stop: Callable[[], bool], say: Say
+    config,
+    directory: Path,
+    model: Model,
+    data: Path,
+    keeper: Keeper,
+    state: TrainState,
+    hosts: Hosts,
+    stop: Callable[[], bool],
+    say: Say,
+    seeing: Seeing,
 ) -> str:
     """The run from a state on."""
     settings, player, first = _loop(config), assemble.player(config, model.network), int(state.step)
     optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
     stream = training_stream(config, model, data, first)
     recipe = make_recipe(
-        config, model, player, optimizer, directory, first_step=first, hosts=hosts, store=keeper.verdicts, spool=keeper.spool, stop=stop
-    )
+        config, model, player, optimizer, directory, first_step=first, hosts=hosts, store=keeper.verdicts, spool=keeper.spool, stop=stop,
+        seeing=seeing,
+    )  # fmt: skip
     if config.recipe == "edit_r2" and config.doctor.before and first == 0:
         _examine_before(config, model, recipe, data, say)
-    evaluate = _evaluations(config, directory, model, player, data, keeper, hosts, say)
+    evaluate = seeing.phase("evaluation")(_evaluations(config, directory, model, player, data, keeper, hosts, say))  # timed at every call
     if (first == 0 and config.evaluate.before) or _due(config, state):
         evaluate(state)
 
@@ -106,7 +122,7 @@ def _train(
 
     with MetricsWriter(directory, start=first, total=settings.steps, watch=_WATCHED[config.recipe]) as out:
         look = lambda state: evaluate(state) if _due(config, state) else None  # noqa: E731
-        state = loop.run(state, stream, recipe=recipe, config=settings, out=out, save=save, stop_requested=stop, look=look)
+        state = loop.run(state, stream, recipe=recipe, config=settings, out=out, save=save, stop_requested=stop, look=look, seeing=seeing)
     stream.close()
     finished = int(state.step) >= settings.steps
     if finished:
@@ -197,6 +213,7 @@ def make_recipe(
     store: VerdictStore | None = None,
     spool: Callable[..., Any] | None = None,
     stop: Callable[[], bool] | None = None,
+    seeing: Seeing | None = None,
 ) -> loop.Recipe:
     """What happens in a step of this config. What follows `first_step` is of a run that lasts: its hosts, and what it keeps."""
     if config.recipe == "autoencoder":
@@ -218,11 +235,13 @@ def make_recipe(
             remember=config.data.remember,
         )
     suite = assemble.suite(config, lambda: merged(model.network, model.weights), store=store)
-    lasting = {name: value for name, value in (("hosts", hosts), ("spool", spool), ("should_stop", stop)) if value is not None}
+    lasting = {"hosts": hosts, "spool": spool, "should_stop": stop, "seeing": seeing}
+    lasting = {name: value for name, value in lasting.items() if value is not None}
     told = {"tokenizer": model.tokenizer, "flow": policy.flow, "suite": suite}
+    updater = Updater(model.network, assemble.objective(config), policy, optimizer)
     return EditR2(
         player=player,
-        updater=Updater(model.network, assemble.objective(config), policy, optimizer),
+        updater=updater,
         suite=suite,
         tokenizer=model.tokenizer,
         frozen=model.frozen,
@@ -233,6 +252,12 @@ def make_recipe(
         record=lambda record: _record(config, directory, record, speaks=hosts is None or hosts.first, **told),
         first_step=first_step,
         to_play=model.to_play,
+        work=Work(
+            model=model.config,
+            play=player.config,
+            rank=config.lora.rank if config.train == "lora" else 0,
+            reference=updater.objective.image.needs_reference,
+        ),
         **lasting,
     )
 

@@ -25,8 +25,10 @@ from editr2_jax.policies.context import Slots
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
+from editr2_jax.runtime.compile_cache import CompileCacheConfig
 from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import MeshConfig
+from editr2_jax.runtime.profiling import ProfileConfig
 from editr2_jax.training.edit_r2 import StepConfig
 from editr2_jax.training.loop import LoopConfig
 from editr2_jax.training.state import OptimizerConfig
@@ -99,6 +101,8 @@ def edit_r2() -> ConfigDict:
                 "spool": True,  # every turn of a half-done rollout goes to disk, so that a stop costs at most one
                 "save_frozen": False,  # the whole model in every checkpoint, not only what learns
             },
+            "profile": _section(ProfileConfig),
+            "compile_cache": _section(CompileCacheConfig),
             "hosts": {name: value for name, value in _section(HostsConfig).items() if name in ("join_s", "silence_s", "stuck_s")},
         }
     )

@@ -34,6 +34,8 @@ _SPOOL = "spool"
 RESUMABLE = (  # what may be changed between two starts of a run
     *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
     *("doctor.before", "doctor.sessions", "doctor.members", "doctor.pairs"),
+    *("profile.steps", "profile.phases", "profile.python", "profile.everyone", "profile.peak_tflops"),
+    *("compile_cache.folder", "compile_cache.shared", "compile_cache.min_seconds"),
 )
 
 

@@ -20,6 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", default="", metavar="PHASE,...", help="some of the phases; no totals then")
     parser.add_argument("--size", default="", metavar="HxW", help="of the pictures; by default tabletop.size")
     parser.add_argument("--search", default="", metavar="KNOB=A,B;...", help="of rows, remat, attention, fsdp, tensor, train, rollout")
+    parser.add_argument("--keep", metavar="DIR", help="keep the optimised programs' texts there")
     parser.add_argument("--json", metavar="FILE", help="also write everything there")
     args = parser.parse(argv)
     out = Path(args.json).expanduser() if args.json else None
@@ -32,11 +33,13 @@ def main(argv: list[str]) -> int:
     size = _size(args.size) if args.size else tuple(args.config.tabletop.size)
     only = tuple(name for name in args.only.split(",") if name)
     command = shlex.join(["python", "-m", "editr2_jax", "plan", *(a for a in argv if not a.startswith("--json"))])
+    keep = workdir.writable(args.keep, flag="--keep") if args.keep else None
     plans, good = [], True
     for told, config in search.variants(args.config, args.search):
         if told:
             print(f"\n{told}", flush=True)
-        plan, fit = search.plan(config, topologies, size=size, only=only, say=lambda text: print(text, flush=True), command=command)
+        said = {"say": lambda text: print(text, flush=True), "command": command, "keep": keep}
+        plan, fit = search.plan(config, topologies, size=size, only=only, **said)
         plans, good = [*plans, plan | {"varied": told}], good and fit
     if out:
         workdir.write_json(out, plans[0] if len(plans) == 1 else {"plans": plans})

@@ -13,6 +13,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from editr2_jax.plan import hlo, phases, work
@@ -67,8 +68,11 @@ class Examined:
         return told
 
 
-def examine(phase: Phase, subject: Subject) -> Examined:
-    """Compiles a phase for the subject's topology. A program that does not fit comes back saying so; other errors are raised."""
+def examine(phase: Phase, subject: Subject, *, keep: Path | None = None) -> Examined:
+    """Compiles a phase for the subject's topology. A program that does not fit comes back saying so; other errors are raised.
+
+    keep: a folder for the optimised program's text.
+    """
     devices, started = len(subject.topology.devices), time.monotonic()
     traced = phase.trace()
     common = {
@@ -87,7 +91,10 @@ def examine(phase: Phase, subject: Subject) -> Examined:
             **common, arguments=phases.bytes_of(phase.arguments), temporaries=_asked_for(str(error)), results=0, code=0, memory=0.0,
             collectives={}, compile_seconds=time.monotonic() - started, too_much=_first_line(str(error)),
         )  # fmt: skip
-    m, moved = compiled.memory_analysis(), hlo.moved(compiled.as_text())
+    text = compiled.as_text()
+    if keep is not None:
+        (keep / f"{phase.name.replace(': ', '_')}.txt").write_text(text)
+    m, moved = compiled.memory_analysis(), hlo.moved(text)
     return Examined(
         **common,
         arguments=m.argument_size_in_bytes,
@@ -100,14 +107,14 @@ def examine(phase: Phase, subject: Subject) -> Examined:
     )
 
 
-def run(subject: Subject, names: tuple[str, ...] = ()) -> Iterator[Examined]:
+def run(subject: Subject, names: tuple[str, ...] = (), *, keep: Path | None = None) -> Iterator[Examined]:
     """The phases one by one, or those named, each as soon as it is compiled. Raises ValueError for a name that no phase has."""
     found = phases.of(subject)
     if unknown := set(names) - {phase.name for phase in found}:
         raise ValueError(f"--only: there is no phase {', '.join(sorted(unknown))}; this run has {', '.join(p.name for p in found)}.")
     for phase in found:
         if not names or phase.name in names:
-            yield examine(phase, subject)
+            yield examine(phase, subject, keep=keep)
 
 
 def resident(subject: Subject) -> int:

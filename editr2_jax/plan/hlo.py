@@ -206,35 +206,59 @@ def _traffic(one: Instruction, computations: Mapping[str, list[Instruction]], ar
     if one.opcode == "dynamic-update-slice":
         return 2 * _size(operands[1]) if len(operands) > 1 else _size(one.shape)
     if one.opcode == "fusion" and (called := _CALLED.search(one.text)) and called[1] in computations:
-        return _fused(one, computations[called[1]], operands)
+        return _fused(one, computations[called[1]], operands, computations)
     return _size(one.shape) + sum(map(_size, operands))
 
 
-def _fused(one: Instruction, inside: list[Instruction], operands: list[str]) -> float:
-    """A fusion reads of an operand what it slices out of it, and writes of a buffer what it updates of it."""
-    parameters = {}
-    for line in inside:
-        if line.opcode == "parameter":
-            parameters[line.name] = int(re.search(r"parameter\((\d+)\)", line.text)[1])
-    users: dict[str, list[Instruction]] = collections.defaultdict(list)
-    for line in inside:
-        for name in line.operands:
-            users[name].append(line)
-    total, shapes = 0.0, {line.name: line.shape for line in inside}
-    for name, number in parameters.items():
-        if number >= len(operands):
-            continue
-        uses = users[name]
-        if uses and all(use.opcode == "dynamic-slice" for use in uses):
-            total += sum(_size(use.shape) for use in uses)
-        elif uses and all(use.opcode == "dynamic-update-slice" and use.operands[0] == name for use in uses):
-            total += 0.0  # updated in place
-        else:
-            total += _size(operands[number])
-    updates = [line for line in inside if line.opcode == "dynamic-update-slice"]
-    if updates:
-        return total + sum(_size(shapes.get(line.operands[1], "")) for line in updates)
-    return total + _size(one.shape)
+def _fused(one: Instruction, inside: list[Instruction], operands: list[str], computations: Mapping[str, list[Instruction]]) -> float:
+    """A fusion reads of an operand what it slices out of it, and writes of a buffer what it updates of it. What it only passes on, such as
+    the buffers of a collective that is under way behind it, costs nothing."""
+    numbers = {line.name: _number_in(line, "parameter") for line in inside if line.opcode == "parameter"}
+    read = sum(min(_read(name, inside, computations), _size(operands[k])) for name, k in numbers.items() if k < len(operands))
+    return read + _written(inside, computations)
+
+
+def _read(name: str, inside: list[Instruction], computations: Mapping[str, list[Instruction]]) -> float:
+    """Bytes that a computation reads of one of its values; infinite where it reads all of it."""
+    total = 0.0
+    for use in (line for line in inside if name in line.operands):
+        if use.opcode == "dynamic-slice" and use.operands[0] == name:
+            total += _size(use.shape, fast=True)
+        elif use.opcode == "bitcast":
+            total += _read(use.name, inside, computations)
+        elif use.opcode == "fusion" and (called := _CALLED.search(use.text)) and called[1] in computations:
+            within = computations[called[1]]
+            for place in (k for k, operand in enumerate(use.operands) if operand == name):
+                total += sum(_read(line.name, within, computations) for line in within if _number_in(line, "parameter") == place)
+        elif not (use.opcode == "tuple" or _in_place(use, name) or use.opcode.removesuffix("-start") in COLLECTIVES):
+            return math.inf
+    return total
+
+
+def _in_place(use: Instruction, name: str) -> bool:
+    return use.opcode == "dynamic-update-slice" and use.operands[0] == name
+
+
+def _written(inside: list[Instruction], computations: Mapping[str, list[Instruction]]) -> float:
+    """Bytes of what a computation makes: of its results, those that are not passed on, and of updated buffers the update alone."""
+    lines, root = {line.name: line for line in inside}, inside[-1]
+    made = [lines[name] for name in root.operands if name in lines] if root.opcode == "tuple" else [root]
+    total = 0.0
+    for line in made:
+        while line.opcode == "bitcast" and line.operands[0] in lines:
+            line = lines[line.operands[0]]
+        if line.opcode == "dynamic-update-slice":
+            total += _size(lines[line.operands[1]].shape, fast=True) if line.operands[1] in lines else 0.0
+        elif line.opcode == "fusion" and (called := _CALLED.search(line.text)) and called[1] in computations:
+            total += min(_written(computations[called[1]], computations), _size(line.shape))
+        elif line.opcode not in ("parameter", "get-tuple-element", "constant") and line.opcode.removesuffix("-start") not in COLLECTIVES:
+            total += _size(line.shape)
+    return total
+
+
+def _number_in(line: Instruction, opcode: str) -> int | None:
+    found = re.search(rf" {opcode}\((\d+)\)", line.text)
+    return int(found[1]) if found else None
 
 
 def _size(shape: str, *, fast: bool = False) -> float:

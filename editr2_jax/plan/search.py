@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from editr2_jax.plan import compiled, told
@@ -48,7 +49,14 @@ def variants(config: Any, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def plan(
-    config: Any, topology: Topology, *, size: tuple[int, int], only: Sequence[str], say: Callable[[str], None], command: str
+    config: Any,
+    topology: Topology,
+    *,
+    size: tuple[int, int],
+    only: Sequence[str],
+    say: Callable[[str], None],
+    command: str,
+    keep: Path | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Compiles the phases, telling of each as it comes; everything as JSON, and whether all of it fits."""
     subject, chip = Subject(config, topology, size=size), chips.of(topology.generation)
@@ -59,7 +67,7 @@ def plan(
         f"group {subject.group}\n{told.HEADER}"
     )
     found = []
-    for one in compiled.run(subject, tuple(only)):
+    for one in compiled.run(subject, tuple(only), keep=keep):
         found.append(one)
         say(told.row(one, chip))
     good = not any(one.too_much for one in found) and (chip is None or all(told.fits(one, chip) for one in found))

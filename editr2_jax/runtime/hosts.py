@@ -222,6 +222,8 @@ def _initialize(config: HostsConfig) -> tuple[int, int]:
 
     # jax's own would take SIGTERM from the handlers that signals.stop_flag sets; all hosts stop at one step by agree(stop_requested())
     jax.config.update("jax_enable_preemption_service", False)
+    # On CPUs, programs that do not need each other may overtake each other, and their collectives would then meet the wrong partners.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     with abort_held(give_up):
         try:
             jax.distributed.initialize(

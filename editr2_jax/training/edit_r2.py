@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -25,11 +24,13 @@ from editr2_jax.rollouts.spool import Interrupted, Spool
 from editr2_jax.runtime import keys
 from editr2_jax.runtime.hosts import Hosts
 from editr2_jax.training import state as states
-from editr2_jax.training import train_batch
+from editr2_jax.training import train_batch, useful_flops
+from editr2_jax.training.seeing import Seeing
 from editr2_jax.training.session_log import After
 from editr2_jax.training.state import Averages, TrainState
 from editr2_jax.training.train_batch import AdvantageConfig, Credit
 from editr2_jax.training.update import Chunk, Updater
+from editr2_jax.training.useful_flops import Work
 
 
 class RatioError(RuntimeError):
@@ -82,21 +83,22 @@ class EditR2:
     hosts: Hosts | None = None  # those that run this together; None: this one alone
     spool: Callable[..., Spool | None] = lambda weights, samples, *, step, batch: None  # keeps the turns of half-done rollouts
     should_stop: Callable[[], bool] = lambda: False  # asked between two turns, and before an update; the same on all hosts
+    seeing: Seeing = dataclasses.field(default_factory=Seeing)  # keeps the time of the phases
+    work: Work | None = None  # what its share of the devices' peak is counted by
 
     def step(self, state: TrainState, sessions: Sequence[Sample], step: int) -> tuple[TrainState, dict[str, float]]:
         """One step over P sessions, each G times in a row. Returns the new state and the step's metrics."""
-        clock = Stopwatch()
         weights = Weights(trainable=state.plays, frozen=self.frozen)
         with self._phase("rollout", step):
             rollouts, pending = self.play(weights if self.to_play is None else self.to_play(state.plays), sessions, step)
-        clock.lap("rollout")
-        with self._phase("recall", step):
+        sent = self.seeing.now()
+        with self._told("recall", step):
             old, gap = self._behaviour(weights, rollouts, step)
-        clock.lap("recall")
-        with self._phase("rewards", step):
+        if self.asks_again:
+            self.seeing.follow("recall", sent, old)  # goes on while judges are waited for
+        with self._phase("reward_wait", step):
             panel = Panel(self.suite, self.hosts)
             scores = [panel.collect(r.samples, turns, r.here) for r, turns in zip(rollouts, pending, strict=True)]
-        clock.lap("reward_wait")
         metrics = _rewards(rollouts, scores) | gap
         credits, told = self.credits(rollouts, scores)
         chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
@@ -104,8 +106,7 @@ class EditR2:
         dealt, key = _deal(chunks, self.config.updates), keys.at(self.seed, "objective", step)
         with self._phase("update", step):
             state, learned, divergence = self.updater.step(state, self.frozen, dealt, old=behaviour, key=key, pause=self._pause)
-        state, averaged = states.follow(state, self.averages, updates=self.config.updates)
-        clock.lap("update")
+            state, averaged = states.follow(state, self.averages, updates=self.config.updates)
 
         def after(batch: int) -> After:
             now = Weights(trainable=state.trainable, frozen=self.frozen)
@@ -113,21 +114,28 @@ class EditR2:
             return After(image_log_prob=np.asarray(images), intent_log_prob=np.asarray(words), kl=divergence.get(id(chunks[batch])))
 
         self.record(StepRecord(step=step, rollouts=tuple(rollouts), scores=tuple(scores), credits=tuple(credits), after=after))
-        return state, metrics | told | learned | averaged | clock.laps
+        useful = None if self.work is None else useful_flops.of_step(self.work, rollouts, asks_again=self.asks_again)
+        return state, metrics | told | learned | averaged | self.seeing.times(useful)
 
     def play(self, weights: Weights, sessions: Sequence[Sample], step: int) -> tuple[list[Rollout], list[list[Pending]]]:
         """Plays all sessions in batches of one shape; judges start on a turn while the next one is drawn."""
-        rollouts, pending, panel = [], [], Panel(self.suite, self.hosts)
+        rollouts, pending, panel, player = [], [], Panel(self.suite, self.hosts), self.seeing.player(self.player)
         stream = {"key": keys.at(self.seed, "rollout", step), "iteration": step, "seed": self.seed}
         for number, batch in enumerate(batches(sessions, turns=self.player.config.turns, rows=self.config.rows)):
             turns: list[Pending] = []
             on_turn = lambda t, episodes, turns=turns: turns.append(panel.submit(episodes))  # noqa: E731
             stops = {"spool": self.spool(weights, batch, step=step, batch=number), "should_stop": self.should_stop}
-            rollouts.append(collect.play(self.player, weights, batch, **stream, tokenizer=self.tokenizer, on_turn=on_turn, **stops))
+            rollouts.append(collect.play(player, weights, batch, **stream, tokenizer=self.tokenizer, on_turn=on_turn, **stops))
             pending.append(turns)
         return rollouts, pending
 
-    def _phase(self, name: str, step: int) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _phase(self, name: str, step: int) -> Iterator[None]:
+        """A part of the step at whose end its results are here: timed, and told to whoever waits for this host."""
+        with self._told(name, step), self.seeing.phase(name):
+            yield
+
+    def _told(self, name: str, step: int) -> contextlib.AbstractContextManager[None]:
         """What this host is doing, for whoever waits for it."""
         return contextlib.nullcontext() if self.hosts is None else self.hosts.phase(name, step=step)
 
@@ -252,16 +260,3 @@ def _sampler_gap(rollouts: Sequence[Rollout], old) -> dict[str, float]:
         "image/sampler_log_ratio_max": largest(rollout.played.image_log_prob - images for rollout, (images, _) in pairs),
         "intent/sampler_log_ratio_max": largest(rollout.played.intent_log_prob - words for rollout, (_, words) in pairs),
     }
-
-
-class Stopwatch:
-    """Seconds between laps, as metrics."""
-
-    def __init__(self):
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[f"time/{name}_s"] = now - self._last
-        self._last = now

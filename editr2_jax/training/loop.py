@@ -13,6 +13,7 @@ from editr2_jax.records import Sample
 from editr2_jax.rollouts.spool import Interrupted
 from editr2_jax.runtime.metrics import MetricsWriter
 from editr2_jax.training import state as states
+from editr2_jax.training.seeing import Seeing
 from editr2_jax.training.state import TrainState
 
 
@@ -46,6 +47,7 @@ def run(
     save: Callable[[TrainState], None],
     look: Callable[[TrainState], None] = lambda state: None,
     stop_requested: Callable[[], bool] = lambda: False,
+    seeing: Seeing | None = None,
 ) -> TrainState:
     """Trains from state.step to config.steps; returns early, saved, when asked to stop. `look` is called after every step's save.
 
@@ -53,12 +55,14 @@ def run(
 
     Raises NonFiniteLoss before a step whose loss or gradient is no number is saved.
     """
+    seeing = seeing or Seeing()
     for step in range(int(state.step), config.steps):
         started = time.monotonic()
-        sessions = next(stream)
-        waited = time.monotonic() - started
         try:
-            state, metrics = recipe.step(state, sessions, step)
+            with seeing.step(step):
+                with seeing.phase("data"):
+                    sessions = next(stream)
+                state, metrics = recipe.step(state, sessions, step)
         except Interrupted as stop:  # the state is that before the step; what was drawn since is on disk
             save(state)
             out.say(f"step {step + 1} of {config.steps}: {stop} Saved; the same command goes on from there.")
@@ -66,12 +70,14 @@ def run(
         state = states.at_step(state, step + 1)
         last, stopping = step + 1 == config.steps, stop_requested()
         due = last or stopping or (step + 1) % config.save_every == 0
+        told = seeing.after(step, metrics, seconds=time.monotonic() - started, say=out.say)
         if due or step % config.log_every == 0:
             metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
             states.refuse_non_finite(f"step {step}", {name: x for name, x in metrics.items() if name.startswith(("loss/", "optimizer/"))})
-            out.write(step, metrics | {"time/data_s": waited, "time/step_s": time.monotonic() - started})
+            out.write(step, metrics | told)
         if due:
-            save(state)
+            with seeing.phase("save"):
+                save(state)
         look(state)
         if stopping and not last:
             out.say(f"stopped after step {step + 1} of {config.steps}, saved; the same command goes on from here.")

@@ -60,7 +60,7 @@ def test_every_step_gets_its_sessions_and_its_number():
 
 def test_metrics_are_numbers_with_the_times_of_the_step():
     _, _, out, _ = _run(steps=1)
-    assert out.written[0].keys() == {"loss/total", "reward/mean", "time/data_s", "time/step_s"}
+    assert out.written[0].keys() == {"loss/total", "reward/mean", "time/data_s", "time/step_s", "idle/data_share"}
     assert all(type(value) is float for value in out.written[0].values())
 
 
