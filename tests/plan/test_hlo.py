@@ -1,0 +1,88 @@
+"""What a program moves, read off its text: loops, slices, updates in place, collectives that are spelt out more than once."""
+
+import pytest
+
+from editr2_jax.plan import hlo
+
+# A loop of 6 that brings a slice of stacked weights together and multiplies; the gathering is hidden behind a fusion.
+PROGRAM = """\
+HloModule jit_f
+
+%slice_of (p0: bf16[6,256,1024], p1: s32[]) -> bf16[1,256,1024] {
+  %p0 = bf16[6,256,1024]{2,1,0} parameter(0)
+  %p1 = s32[]{:T(128)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  ROOT %cut = bf16[1,256,1024]{2,1,0} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,256,1024}
+}
+
+%hidden (p0: bf16[1,256,1024], p1: bf16[8,1024]) -> (bf16[8,1024], bf16[1,1024,1024]) {
+  %p0 = bf16[1,256,1024]{2,1,0} parameter(0)
+  %p1 = bf16[8,1024]{1,0} parameter(1)
+  %twice = bf16[8,1024]{1,0} add(%p1, %p1)
+  %whole = bf16[1,1024,1024]{2,1,0} all-gather(%p0), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={1}
+  ROOT %both = (bf16[8,1024]{1,0}, bf16[1,1024,1024]{2,1,0}) tuple(%twice, %whole)
+}
+
+%body (state: (s32[], bf16[8,1024], bf16[6,256,1024])) -> (s32[], bf16[8,1024], bf16[6,256,1024]) {
+  %state = (s32[]{:T(128)}, bf16[8,1024]{1,0}, bf16[6,256,1024]{2,1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %x = bf16[8,1024]{1,0} get-tuple-element(%state), index=1
+  %w = bf16[6,256,1024]{2,1,0} get-tuple-element(%state), index=2
+  %two = s32[]{:T(128)} constant(2)
+  %next = s32[]{:T(128)} add(%i, %two)
+  %layer = bf16[1,256,1024]{2,1,0} fusion(%w, %i), kind=kLoop, calls=%slice_of
+  %begun = (bf16[8,1024]{1,0}, bf16[1,1024,1024]{2,1,0}) fusion(%layer, %x), kind=kLoop, calls=%hidden
+  %y = bf16[8,1024]{1,0} get-tuple-element(%begun), index=0
+  %again = bf16[1,1024,1024]{2,1,0} all-gather(%layer), channel_id=7, replica_groups={{0,1,2,3}}, dimensions={1}
+  %fast = bf16[8,1024]{1,0:S(1)} multiply(%y, %y)
+  ROOT %out = (s32[]{:T(128)}, bf16[8,1024]{1,0}, bf16[6,256,1024]{2,1,0}) tuple(%next, %y, %w)
+}
+
+%condition (state: (s32[], bf16[8,1024], bf16[6,256,1024])) -> pred[] {
+  %state = (s32[]{:T(128)}, bf16[8,1024]{1,0}, bf16[6,256,1024]{2,1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %limit = s32[]{:T(128)} constant(12)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (a: bf16[8,1024], w: bf16[6,256,1024]) -> bf16[8,1024] {
+  %a = bf16[8,1024]{1,0} parameter(0)
+  %w = bf16[6,256,1024]{2,1,0} parameter(1)
+  %start = s32[]{:T(128)} constant(0)
+  %state = (s32[]{:T(128)}, bf16[8,1024]{1,0}, bf16[6,256,1024]{2,1,0}) tuple(%start, %a, %w)
+  %loop = (s32[]{:T(128)}, bf16[8,1024]{1,0}, bf16[6,256,1024]{2,1,0}) while(%state), condition=%condition, body=%body
+  ROOT %y = bf16[8,1024]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+LAYER, ROWS, WHOLE = 256 * 1024 * 2, 8 * 1024 * 2, 1024 * 1024 * 2  # bytes
+
+
+def test_a_collective_counts_once_however_often_it_is_spelt_out():
+    sent = hlo.moved(PROGRAM).collectives
+    assert sent == {"all-gather": pytest.approx(6 * WHOLE * 3 / 4)}  # the counter goes up by 2: six rounds to 12
+
+
+def test_a_loop_reads_slices_and_fast_memory_is_free():
+    slices = 2 * LAYER  # read out of the stack, and written
+    hidden = 2 * ROWS  # the rows; the collective's buffers are passed on
+    gathered = LAYER + WHOLE
+    multiplied = 2 * ROWS  # both factors; the product stays in fast memory
+    assert hlo.moved(PROGRAM).memory == pytest.approx(6 * (slices + hidden + gathered + multiplied) + 6 * 4 * 4)  # and the counters
+
+
+@pytest.mark.parametrize(
+    ("groups", "chips"),
+    [
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}", 4),
+        ("replica_groups=[2,8]<=[16]", 8),
+        ("replica_groups=mesh['a'=4,'b'=2] {'a'}", 4),
+        ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", 8),
+    ],
+)
+def test_groups_are_read_in_every_spelling(groups, chips):
+    assert hlo._group(f"%x = f32[8]{{0}} all-reduce(%y), {groups}, to_apply=%add") == chips
+
+
+def test_a_line_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="this is no line of a program"):
+        hlo._closing("(never closed", 0)
