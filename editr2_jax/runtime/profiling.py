@@ -8,8 +8,9 @@
                 ...
 
 The trace of a step lies in WORKDIR/profile/STEP, of single phases in WORKDIR/profile/STEP/PHASE, and where every process is asked in a
-folder process_N below; `xprof --logdir=FOLDER` or TensorBoard's profile plugin shows it. Steps are chosen in the config, or while a run goes by `touch WORKDIR/profile/request`: the next
-step is traced and the file goes away. A profiler that fails says so once, and the run goes on. Outside of a trace this costs nothing.
+folder process_N below; `xprof --logdir=FOLDER` or TensorBoard's profile plugin shows it. Steps are chosen in the config, or while a run
+goes by `touch WORKDIR/profile/request`: the next step is traced and the file goes away. A profiler that fails says so once, and the run
+goes on. Outside of a trace this costs nothing.
 """
 
 from __future__ import annotations
