@@ -7,9 +7,10 @@
             with clock.phase("update"):
                 ...
 
-The trace of a step lies in WORKDIR/profile/STEP, of single phases in WORKDIR/profile/STEP/PHASE; `xprof WORKDIR/profile/STEP` or
-TensorBoard's profile plugin shows it. Steps are chosen in the config, or while a run goes by `touch WORKDIR/profile/request`: the next
-step is traced and the file goes away. A profiler that fails says so once, and the run goes on. Outside of a trace this costs nothing.
+The trace of a step lies in WORKDIR/profile/STEP, of single phases in WORKDIR/profile/STEP/PHASE, and where every process is asked in a
+folder process_N below; `xprof --logdir=FOLDER` or TensorBoard's profile plugin shows it. Steps are chosen in the config, or while a run
+goes by `touch WORKDIR/profile/request`: the next step is traced and the file goes away. A profiler that fails says so once, and the run
+goes on. Outside of a trace this costs nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Profiler:
     def __init__(self, config: ProfileConfig, workdir: Path, *, say: Callable[[str], None] = lambda text: None):
         self._config, self._folder, self._say = config, workdir / FOLDER, say
         self._first = jax.process_index() == 0
+        self._below = f"process_{jax.process_index()}" if config.everyone else ""  # processes of one machine would write the same file
         self._takes_part = self._first or config.everyone
         self._step: int | None = None  # the step whose phases are to be traced
         self._seen: set[str] = set()  # phases of the step under way
@@ -90,6 +92,7 @@ class Profiler:
     @contextlib.contextmanager
     def _trace(self, folder: Path, wanted: bool) -> Iterator[None]:
         """Traces the block into the folder where that is wanted, this process takes part, and no trace is under way."""
+        folder = folder / self._below
         started = wanted and self._takes_part and not self._tracing and self._try(lambda: self._start(folder))
         self._tracing = self._tracing or started
         try:

@@ -62,7 +62,7 @@ def test_other_processes_trace_only_when_asked(fake, tmp_path, monkeypatch):
     run(Profiler(ProfileConfig(steps=(0,)), tmp_path), [0])
     assert not fake
     run(Profiler(ProfileConfig(steps=(0,), everyone=True), tmp_path), [0])
-    assert fake == [tmp_path / "profile" / "0", None]
+    assert fake == [tmp_path / "profile" / "0" / "process_1", None]
 
 
 @pytest.mark.parametrize("part", ["start_trace", "stop_trace"])
