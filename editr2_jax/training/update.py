@@ -86,6 +86,7 @@ class Updater:
         self.replay = jax.jit(self._replay)
         self.log_probs = jax.jit(self._log_probs, static_argnames=("as_loss",))
         self.gradient = jax.jit(self._gradient)
+        self._size = jax.jit(optax.tree.norm)
         self._apply = jax.jit(self._apply_to, donate_argnums=(0,))
 
     @property
@@ -155,7 +156,7 @@ class Updater:
             slope = self.slope(weights, update, old=old, key=key, behaviour=behaviour, pause=_go_on if number else pause)
             divergence |= slope.divergence
             summary = {"loss/total": slope.loss} | slope.metrics
-            size = float(optax.tree.norm(slope.gradient))
+            size = float(self._size(slope.gradient))  # one program: leaf by leaf it would be hundreds, each asking all devices
             states.refuse_non_finite(f"step {int(state.step)}, update {number}", summary | {"gradient": size})
             state, sizes = self._apply(state, slope.gradient)
             metrics.append(summary | {name: float(value) for name, value in sizes.items()})
