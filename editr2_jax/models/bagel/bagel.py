@@ -6,6 +6,8 @@ h x w latent pixels. Source: BAGEL (arXiv 2505.14683) and its published model de
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,6 +20,7 @@ from editr2_jax.models.bagel.latent_tokens import LatentTokens
 from editr2_jax.models.bagel.mot_decoder import MoTDecoder, View
 from editr2_jax.models.bagel.vae import Autoencoder
 from editr2_jax.models.bagel.vit import Connector, Vit
+from editr2_jax.models.block_mask import InOrder
 from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.models.pieces import in_pieces
 
@@ -182,10 +185,10 @@ class Bagel(nnx.Module):
         return self.markers(b, r), self.latent.embed(x, t, ids), place
 
 
-def _causal(ids, valid, start) -> dict[str, Array]:
+def _causal(ids, valid, start) -> dict[str, Any]:
     """Positions and mask of a text segment."""
     place = start[:, :, None] + jnp.arange(ids.shape[2], dtype=jnp.int32)
-    return {"positions": place, "mask": jnp.tril(jnp.ones((ids.shape[2],) * 2, bool)) & valid[:, :, None, :]}
+    return {"positions": place, "mask": InOrder(valid=valid)}
 
 
 def empty_cache(config: BagelConfig, *, rows: int, capacity: int, dtype=jnp.float32) -> KVCache:

@@ -1,0 +1,109 @@
+"""Attention of many queries to many keys by JAX's splash kernels for TPUs, one softmax cut into parts.
+
+Letters: K key-value heads, Q queries of one such head (its query heads one after the other), S keys, d head width.
+
+`forward` gives a softmax over the keys at hand with the log of its denominator; `backward` takes the denominator of the whole softmax, of
+which these keys may be a part. So a cache and a block stay two arrays that nobody concatenates or pads together, a cache that needs no
+gradient costs none (its kernel is a call of its own, dropped where nobody reads its result), and shards of a cache can be joined.
+
+The public vjp of splash knows only its own denominator; hence the two backward kernels are called by their private names. Their arguments
+are those of jax 0.10.2; `tests/models/test_flash.py` stands guard over an upgrade.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
+from jaxtyping import Array, Bool, Float, Int
+
+_LANES = 128  # of a vector register: keys, and queries in the backward kernels, come in multiples of it
+_SUBLANES = 16  # of a bfloat16 tile: queries of the forward kernel
+_STEP = 32  # tokens' worth of time that a grid step costs beside its work; about a third of a microsecond on a v5e
+_MOST_QUERIES, _MOST_QUERIES_BACKWARD, _MOST_KEYS = 640, 512, 1024  # larger tiles overflow the vector memory of a v5e
+
+
+def tile(length: int, *, unit: int, most: int, least: int = 384) -> int:
+    """The tile size, a multiple of `unit`, that goes through `length` in the least time, padding and steps counted.
+
+    The kernels take lengths that their tiles divide, so the last tile is padded: 7182 queries (7 query heads of 1026 tokens) become 7296 in
+    tiles of 608; 7424 keys become 7680 in tiles of 768.
+    """
+    whole = -(-length // unit) * unit
+    if whole <= least:
+        return max(whole, unit)
+    return min(range(least, min(most, whole) + 1, unit), key=lambda size: (-(-length // size) * (size + _STEP), -size))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Splash:
+    """The kernels with their tile sizes; 0 lets `tile` choose."""
+
+    queries: int = 0
+    keys: int = 0
+    interpret: bool = False  # on a machine without a TPU, for tests
+
+    def forward(
+        self,
+        q: Float[Array, "K Q d"],
+        k: Float[Array, "K S d"],
+        v: Float[Array, "K S d"],
+        seen: Bool[Array, "S"],
+        last: Int[Array, "Q"] | None,
+    ) -> tuple[Float[Array, "K Q d"], Float[Array, "K Q"]]:
+        """Mixed values and log-sum-exp of the scores. `seen`: keys that exist; `last`: the last key that a query sees, None for all."""
+        bq = self.queries or tile(q.shape[1], unit=_SUBLANES, most=_MOST_QUERIES)
+        bkv, compute = self._key_tiles(k.shape[1])
+        arrays, segments, info, function = _prepared(q, k, v, seen, last, bq, bkv)
+        sizes = kernels.BlockSizes(block_q=bq, block_kv=bkv, block_kv_compute=compute)
+        kernel = kernels.SplashAttentionKernel(
+            info, None, None, block_sizes=sizes, save_residuals=True, interpret=self.interpret, mask_function=function,
+            residual_checkpoint_name=None, mask_value=kernels.DEFAULT_MASK_VALUE, is_mqa=False, attn_logits_soft_cap=None,
+        )  # fmt: skip
+        out, (lse,) = kernel(*arrays, segments)
+        return out[:, : q.shape[1]], lse[:, : q.shape[1]]
+
+    def backward(self, q, k, v, seen, last, lse: Float[Array, "K Q"], do: Float[Array, "K Q d"], di: Float[Array, "K Q"]):
+        """Gradients of q, k, v through these keys. `lse`: of the whole softmax; `do`: of its result; `di`: do times the result, summed."""
+        bq = _up(self.queries, _LANES) or tile(q.shape[1], unit=_LANES, most=_MOST_QUERIES_BACKWARD, least=256)
+        bkv, compute = self._key_tiles(k.shape[1])
+        arrays, segments, info, function = _prepared(q, k, v, seen, last, bq, bkv)
+        lse, do, di = _pad(lse, bq), _pad(do, bq), _pad(di, bq)
+        shared = {
+            "bq": bq, "bkv": bkv, "is_mqa": False, "mask_info": info, "mask_value": kernels.DEFAULT_MASK_VALUE, "mask_function": function,
+            "attn_logits_soft_cap": None, "interpret": self.interpret,
+            **dict.fromkeys(("q_layout", "k_layout", "v_layout"), kernels.QKVLayout.HEAD_DIM_MINOR),
+        }  # fmt: skip
+        rest = (*arrays, segments, None, lse, do, di)
+        dq = kernels._splash_attention_bwd_dq(*rest, **shared)
+        _, dk, dv = kernels._splash_attention_bwd_dkv(*rest, bkv_compute=compute, use_fused_bwd_kernel=False, **shared)
+        return dq[:, : q.shape[1]], dk[:, : k.shape[1]], dv[:, : k.shape[1]]
+
+    def _key_tiles(self, keys: int) -> tuple[int, int]:
+        """Keys fetched at once, and keys of one product: halves of large tiles leave room for the scores."""
+        fetched = self.keys or tile(keys, unit=_LANES, most=_MOST_KEYS)
+        return fetched, fetched // 2 if fetched > 512 and fetched % (2 * _LANES) == 0 else fetched
+
+
+def _prepared(q, k, v, seen, last, bq: int, bkv: int):
+    """Arrays padded to whole tiles, and who sees whom in the kernels' terms: keys of segment 1 up to a query's last one."""
+    q, k, v = _pad(q, bq), _pad(k, bkv), _pad(v, bkv)
+    segments = kernels.SegmentIds(jnp.ones(q.shape[1], jnp.int32), _pad(seen.astype(jnp.int32)[None], bkv)[0])
+    if last is None:
+        return (q, k, v), segments, mask_info.MaskInfo(None, None, None, None, None), None
+    return (q, k, v), segments, mask_info.MaskInfo(None, None, None, None, _pad(last[None], bq)[0]), _not_after
+
+
+def _not_after(last, key):
+    return last >= key
+
+
+def _up(length: int, unit: int) -> int:
+    return -(-length // unit) * unit
+
+
+def _pad(x: Array, unit: int) -> Array:
+    """Zeros behind axis 1 up to a multiple of `unit`."""
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % unit)] + [(0, 0)] * (x.ndim - 2))
