@@ -21,20 +21,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 _LANES = 128  # of a vector register: keys, and queries in the backward kernels, come in multiples of it
 _SUBLANES = 16  # of a bfloat16 tile: queries of the forward kernel
-_STEP = 32  # tokens' worth of time that a grid step costs beside its work; about a third of a microsecond on a v5e
+_STEP = 64  # tokens' worth of time that a grid step is taken to cost beside its work; to be tuned where a TPU is at hand
 _MOST_QUERIES, _MOST_QUERIES_BACKWARD, _MOST_KEYS = 640, 512, 1024  # larger tiles overflow the vector memory of a v5e
 
 
-def tile(length: int, *, unit: int, most: int, least: int = 384) -> int:
+def tile(length: int, *, unit: int, most: int) -> int:
     """The tile size, a multiple of `unit`, that goes through `length` in the least time, padding and steps counted.
 
     The kernels take lengths that their tiles divide, so the last tile is padded: 7182 queries (7 query heads of 1026 tokens) become 7296 in
     tiles of 608; 7424 keys become 7680 in tiles of 768.
     """
-    whole = -(-length // unit) * unit
-    if whole <= least:
-        return max(whole, unit)
-    return min(range(least, min(most, whole) + 1, unit), key=lambda size: (-(-length // size) * (size + _STEP), -size))
+    sizes = range(unit, max(min(most, _up(length, unit)), unit) + 1, unit)
+    return min(sizes, key=lambda size: (-(-length // size) * (size + _STEP), -size))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ class Splash:
 
     def backward(self, q, k, v, seen, last, lse: Float[Array, "K Q"], do: Float[Array, "K Q d"], di: Float[Array, "K Q"]):
         """Gradients of q, k, v through these keys. `lse`: of the whole softmax; `do`: of its result; `di`: do times the result, summed."""
-        bq = _up(self.queries, _LANES) or tile(q.shape[1], unit=_LANES, most=_MOST_QUERIES_BACKWARD, least=256)
+        bq = _up(self.queries, _LANES) or tile(q.shape[1], unit=_LANES, most=_MOST_QUERIES_BACKWARD)
         bkv, compute = self._key_tiles(k.shape[1])
         arrays, segments, info, function = _prepared(q, k, v, seen, last, bq, bkv)
         lse, do, di = _pad(lse, bq), _pad(do, bq), _pad(di, bq)

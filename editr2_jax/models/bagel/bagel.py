@@ -124,12 +124,24 @@ class Bagel(nnx.Module):
         """Where the tokens of a text segment look as `read_text` reads it: the cache's slots, then the segment itself."""
         return self.decoder.attention(self.embed(ids), None, **_causal(ids, valid, start), view=view)
 
+    def remember(
+        self,
+        cache: KVCache,
+        k: Float[Array, "N B 1 K T d"],
+        v: Float[Array, "N B 1 K T d"],
+        *,
+        valid: Bool[Array, "B T"],
+        rope: Int[Array, "B"],
+    ) -> KVCache:
+        """The cache with what a block without variants leaves behind; see `kv_cache.write`."""
+        return kv_cache.write(cache, k[:, :, 0], v[:, :, 0], valid=valid, rope=rope, layout=self.decoder.execution.layout)
+
     def append_text(self, cache: KVCache, ids: Int[Array, "B T"], count: Int[Array, "B"]) -> KVCache:
         """Reads `count` real tokens per row (the rest is padding) into the cache."""
         valid = jnp.arange(ids.shape[1]) < count[:, None]
         view = View(k=cache.k, v=cache.v, visible=cache.valid[:, None])
         _, (k, v) = self.read_text(ids[:, None], valid=valid[:, None], start=cache.rope[:, None], views=(view,))
-        return kv_cache.write(cache, k[:, :, 0], v[:, :, 0], valid=valid, rope=cache.rope + count)
+        return self.remember(cache, k, v, valid=valid, rope=cache.rope + count)
 
     def append_latents(self, cache: KVCache, tokens: Float[Array, "B L C"], grid: tuple[int, int]) -> KVCache:
         """Reads a clean latent picture: start marker, latents at time 0, end marker, all at one rotary position."""
@@ -154,7 +166,7 @@ class Bagel(nnx.Module):
         place = jnp.broadcast_to(cache.rope[:, None, None], (rows, 1, tokens))
         view = View(k=cache.k, v=cache.v, visible=cache.valid[:, None])
         _, _, (k, v) = self.decoder.block(und, gen, positions=place, views=(view,))
-        return kv_cache.write(cache, k[:, :, 0], v[:, :, 0], valid=jnp.ones((rows, tokens), bool), rope=cache.rope + 1)
+        return self.remember(cache, k, v, valid=jnp.ones((rows, tokens), bool), rope=cache.rope + 1)
 
     def velocity(
         self,
