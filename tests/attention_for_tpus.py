@@ -1,6 +1,6 @@
 """Attention of the large model, compiled for a TPU on a machine without one; prints what the program holds, as JSON.
 
-    python attention_for_tpus.py TOPOLOGY [one | tensor | sequence | model]
+    python attention_for_tpus.py TOPOLOGY [one | tensor | sequence | words | dialogue | model]
 
 `models/test_flash.py` runs this file in a process of its own: libtpu reads its environment once.
 """
@@ -26,6 +26,7 @@ from editr2_jax.models import attention, kv_cache, logical_axes
 from editr2_jax.models.bagel import bagel
 from editr2_jax.models.bagel.config import bagel_7b
 from editr2_jax.models.bagel.mot_decoder import View
+from editr2_jax.models.block_mask import InOrder
 from editr2_jax.models.execution import Execution
 from editr2_jax.runtime import mesh
 
@@ -47,19 +48,22 @@ def facts(function, *args) -> dict:
     }
 
 
-def one_layer(layout: mesh.Layout) -> dict:
+def one_layer(layout: mesh.Layout, *, tokens: int = T, kind: str = "picture") -> dict:
+    """A denoising block, or text behind the same caches, or a whole dialogue in one pass without any."""
     run = Execution(attention="kernel", layout=layout)
 
     def array(*shape, axes=(), dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding(*axes))
 
     token = ("batch", None, None, "heads")
-    q, k, v = (array(B, sum(R), T, heads, D, axes=token) for heads in (H, K, K))
-    caches = tuple((array(B, K, S, D, axes=kv_cache.SLOTS[1:]),) * 2 for _ in R)
-    seen = tuple(array(B, r, S, dtype=bool) for r in R)
+    q, k, v = (array(B, sum(R), tokens, heads, D, axes=token) for heads in (H, K, K))
+    caches = tuple((array(B, K, S, D, axes=kv_cache.SLOTS[1:]),) * 2 for _ in R if kind != "dialogue")
+    seen = tuple(array(B, r, S, dtype=bool) for r in R if kind != "dialogue")
+    valid, place = jnp.ones((B, sum(R), tokens), bool), jnp.arange(tokens) // 64
+    mask = {"picture": None, "text": InOrder(valid=valid), "dialogue": InOrder(valid=valid, place=place)}[kind]
 
     def forward(q, k, v, caches, seen):
-        return attention.attend(q, k, v, None, tuple((*pair, some) for pair, some in zip(caches, seen, strict=True)), run)
+        return attention.attend(q, k, v, mask, tuple((*pair, some) for pair, some in zip(caches, seen, strict=True)), run)
 
     def backward(*args):
         return jax.grad(lambda q, k, v: jnp.sum(forward(q, k, v, *args[3:]).astype(jnp.float32) ** 2), argnums=(0, 1, 2))(*args[:3])
@@ -91,11 +95,7 @@ def model(layout: mesh.Layout) -> dict:
 if __name__ == "__main__":
     topology, what = sys.argv[1], (*sys.argv[2:], "one")[0]
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    sizes = {
-        "one": {"fsdp": 1},
-        "tensor": {"fsdp": 1, "tensor": 4},
-        "sequence": {"fsdp": 1, "sequence": 4},
-        "model": {"fsdp": 2, "tensor": 2},
-    }[what]
-    layout = mesh.Layout(mesh.make(mesh.MeshConfig(**sizes), devices[: math.prod(sizes.values())]), "tensor")
-    print(json.dumps(model(layout) if what == "model" else one_layer(layout)))
+    sizes = {"tensor": {"tensor": 4}, "sequence": {"sequence": 4}, "model": {"fsdp": 2, "tensor": 2}}.get(what, {})
+    layout = mesh.Layout(mesh.make(mesh.MeshConfig(**{"fsdp": 1} | sizes), devices[: math.prod(sizes.values())]), "tensor")
+    blocks = {"words": {"tokens": 150, "kind": "text"}, "dialogue": {"tokens": 5000, "kind": "dialogue"}}
+    print(json.dumps(model(layout) if what == "model" else one_layer(layout, **blocks.get(what, {}))))

@@ -24,7 +24,7 @@ REMAT: dict[str, Callable | None] = {  # what the backward pass finds; everythin
 }
 ATTENTION = (
     "auto",  # the kernel on a TPU where a block is long enough for it, the plain products elsewhere
-    "plain",  # scores in memory
+    "plain",  # scores in memory; in pieces where the slots of a cache are cut over devices
     "kernel",  # as auto on a TPU: for what is compiled elsewhere to run there
     "interpreted",  # the kernel always, interpreted: for tests on other machines
 )
@@ -37,7 +37,7 @@ class Execution:
     unroll: int = 1  # layers per iteration of the layer scan
     remat: str = "none"  # one of REMAT
     attention: str = "auto"  # one of ATTENTION
-    tiles: tuple[int, int] = (0, 0)  # queries and keys of a tile of the attention kernel; 0: by models/splash.tile
+    tiles: tuple[int, int] = (0, 0)  # queries and keys of a tile of the attention kernel; 0: by models/tiles.py
     layout: Layout | None = None  # None: one device, or wherever the compiler puts things
 
     def __post_init__(self):

@@ -19,25 +19,12 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
 from jaxtyping import Array, Bool, Float, Int
 
-_LANES = 128  # of a vector register: keys, and queries in the backward kernels, come in multiples of it
-_SUBLANES = 16  # of a bfloat16 tile: queries of the forward kernel
-_STEP = 64  # tokens' worth of time that a grid step is taken to cost beside its work; to be tuned where a TPU is at hand
-_MOST_QUERIES, _MOST_QUERIES_BACKWARD, _MOST_KEYS = 640, 512, 1024  # larger tiles overflow the vector memory of a v5e
-
-
-def tile(length: int, *, unit: int, most: int) -> int:
-    """The tile size, a multiple of `unit`, that goes through `length` in the least time, padding and steps counted.
-
-    The kernels take lengths that their tiles divide, so the last tile is padded: 7182 queries (7 query heads of 1026 tokens) become 7296 in
-    tiles of 608; 7424 keys become 7680 in tiles of 768.
-    """
-    sizes = range(unit, max(min(most, _up(length, unit)), unit) + 1, unit)
-    return min(sizes, key=lambda size: (-(-length // size) * (size + _STEP), -size))
+from editr2_jax.models import tiles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splash:
-    """The kernels with their tile sizes; 0 lets `tile` choose."""
+    """The kernels with their tile sizes; 0 lets `tiles.py` choose."""
 
     queries: int = 0
     keys: int = 0
@@ -52,7 +39,7 @@ class Splash:
         last: Int[Array, "Q"] | None,
     ) -> tuple[Float[Array, "K Q d"], Float[Array, "K Q"]]:
         """Mixed values and log-sum-exp of the scores. `seen`: keys that exist; `last`: the last key that a query sees, None for all."""
-        bq = self.queries or tile(q.shape[1], unit=_SUBLANES, most=_MOST_QUERIES)
+        bq = self.queries or tiles.queries(q.shape[1])
         bkv, compute = self._key_tiles(k.shape[1])
         arrays, segments, info, function = _prepared(q, k, v, seen, last, bq, bkv)
         sizes = kernels.BlockSizes(block_q=bq, block_kv=bkv, block_kv_compute=compute)
@@ -65,7 +52,7 @@ class Splash:
 
     def backward(self, q, k, v, seen, last, lse: Float[Array, "K Q"], do: Float[Array, "K Q d"], di: Float[Array, "K Q"]):
         """Gradients of q, k, v through these keys. `lse`: of the whole softmax; `do`: of its result; `di`: do times the result, summed."""
-        bq = _up(self.queries, _LANES) or tile(q.shape[1], unit=_LANES, most=_MOST_QUERIES_BACKWARD)
+        bq = self.queries or tiles.queries(q.shape[1], backward=True)
         bkv, compute = self._key_tiles(k.shape[1])
         arrays, segments, info, function = _prepared(q, k, v, seen, last, bq, bkv)
         lse, do, di = _pad(lse, bq), _pad(do, bq), _pad(di, bq)
@@ -81,8 +68,8 @@ class Splash:
 
     def _key_tiles(self, keys: int) -> tuple[int, int]:
         """Keys fetched at once, and keys of one product: halves of large tiles leave room for the scores."""
-        fetched = self.keys or tile(keys, unit=_LANES, most=_MOST_KEYS)
-        return fetched, fetched // 2 if fetched > 512 and fetched % (2 * _LANES) == 0 else fetched
+        fetched = self.keys or tiles.keys(keys)
+        return fetched, fetched // 2 if fetched > 512 and fetched % (2 * tiles.LANES) == 0 else fetched
 
 
 def _prepared(q, k, v, seen, last, bq: int, bkv: int):
@@ -96,10 +83,6 @@ def _prepared(q, k, v, seen, last, bq: int, bkv: int):
 
 def _not_after(last, key):
     return last >= key
-
-
-def _up(length: int, unit: int) -> int:
-    return -(-length // unit) * unit
 
 
 def _pad(x: Array, unit: int) -> Array:

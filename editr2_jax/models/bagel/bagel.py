@@ -84,7 +84,7 @@ class Bagel(nnx.Module):
         seen = pixels.normalise(pixels.resize(picture, height, width))
         patches = pixels.patchify(seen, patch).astype(self.decoder.embed.dtype)
         ids = positions.flattened_ids(height // patch, width // patch, self.config.vit_side)
-        return self.connector(self.vit.features(patches, ids)) + self.vit_pos[...][ids]
+        return self.connector(self.vit.features(patches, ids, run=self.decoder.execution)) + self.vit_pos[...][ids]
 
     def picture_features(self, picture: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w F"]:
         """The ViT's own patch features, before the connector."""
@@ -92,7 +92,7 @@ class Bagel(nnx.Module):
         patch = self.config.vit.patch
         patches = pixels.patchify(pixels.normalise(pixels.resize(picture, height, width)), patch).astype(self.decoder.embed.dtype)
         ids = positions.flattened_ids(height // patch, width // patch, self.config.vit_side)
-        features = self.vit.features(patches, ids)
+        features = self.vit.features(patches, ids, run=self.decoder.execution)
         return features.reshape(features.shape[0], height // patch, width // patch, -1)
 
     @property
