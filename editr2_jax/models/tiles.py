@@ -15,7 +15,7 @@ _MOST_QUERIES, _MOST_QUERIES_BACKWARD, _MOST_KEYS = 640, 512, 1024
 def tile(length: int, *, unit: int, most: int) -> int:
     """The tile size, a multiple of `unit` and at most `most`, that goes through `length` in the least time, padding and steps counted."""
     sizes = range(unit, min(most, _up(length, unit)) + 1, unit)
-    return min(sizes, key=lambda size: (-(-length // size) * (size + _STEP), -size))
+    return min(sizes, key=lambda size: (-(-length // size) * (size + _STEP), _up(length, size)))
 
 
 def queries(length: int, *, backward: bool = False) -> int:
