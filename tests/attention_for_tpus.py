@@ -72,9 +72,9 @@ def one_layer(layout: mesh.Layout, *, tokens: int = T, kind: str = "picture") ->
 
 
 def model(layout: mesh.Layout) -> dict:
-    """The gradient of a velocity with respect to its noisy latents, two layers deep."""
+    """The gradient of a velocity with respect to its noisy latents: two layers with the large model's heads, but narrow."""
     config = bagel_7b()
-    config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, layers=2))
+    config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, layers=2, width=512, inner=1024))
     graph, state = nnx.split(bagel.abstract(config, jnp.bfloat16))
     state = logical_axes.abstract(state, layout)
     array = lambda *shape, dtype=jnp.bfloat16, axes=(): jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding(*axes))  # noqa: E731

@@ -242,6 +242,16 @@ def test_attention_of_the_large_model_compiles_for_a_tpu_and_holds_no_scores(top
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("what", "kernels", "most"), [("words", (3, 7), 20), ("dialogue", (1, 3), 600)])
+def test_text_and_a_whole_dialogue_compile_for_a_tpu(what, kernels, most):
+    """150 words behind the caches; 5000 tokens in one pass, three variants, whose scores would take 7.8 GiB."""
+    pytest.importorskip("libtpu")
+    found = json.loads(child("attention_for_tpus.py", "v5e:2x2", what).splitlines()[-1])
+    assert (found["forward"]["kernels"], found["backward"]["kernels"]) == kernels, found
+    assert found["backward"]["temporaries"] < most * 2**20, found
+
+
+@pytest.mark.slow
 def test_heads_cut_over_four_chips_gather_no_cache():
     pytest.importorskip("libtpu")
     found = json.loads(child("attention_for_tpus.py", "v5e:2x2", "tensor").splitlines()[-1])
@@ -261,3 +271,4 @@ def test_two_layers_of_the_large_model_learn_through_the_kernel_on_a_tpu_mesh():
     pytest.importorskip("libtpu")
     found = json.loads(child("attention_for_tpus.py", "v5e:2x2", "model").splitlines()[-1])
     assert found["kernels"] == 7, found  # the policy keeps what attention gave: three kernels forward, four backward
+    assert found["largest_cache_copy"] <= 1, found  # the caches of both layers on one of four chips, as they came: no branch has a copy
