@@ -42,6 +42,7 @@ def facts(function, *args) -> dict:
     copies = [math.prod(shape) for shape in slots if any(S <= size < S * 1.1 and size not in (7 * T, 7296) for size in shape)]
     return {
         "temporaries": compiled.memory_analysis().temp_size_in_bytes,
+        "loops": len(re.findall(r" while\(", text)),
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "collectives": [name for name in COLLECTIVES if re.search(rf" {name}(-start)?\(", text)],
         "largest_cache_copy": max(copies, default=0) / (B * K * S * D),

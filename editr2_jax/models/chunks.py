@@ -27,8 +27,9 @@ class Chunks:
         v: Float[Array, "K S d"],
         seen: Bool[Array, "S"],
         last: Int[Array, "Q"] | None,
+        used: Bool[Array, "S"],
     ) -> tuple[Float[Array, "K Q d"], Float[Array, "K Q"]]:
-        """Mixed values and log-sum-exp of the scores. `seen`: keys that exist; `last`: the last key that a query sees, None for all."""
+        """Mixed values and log-sum-exp of the scores; see `Splash.forward`. `used` is not: all keys are gone through."""
 
         def some(xs):
             q, last = xs
@@ -42,7 +43,7 @@ class Chunks:
         out, lse = jax.lax.map(some, (self._cut(q), self._cut_last(last, q.shape[1])))
         return _whole(out, q.shape[1]), _whole(lse, q.shape[1])
 
-    def backward(self, q, k, v, seen, last, lse: Float[Array, "K Q"], do: Float[Array, "K Q d"], di: Float[Array, "K Q"]):
+    def backward(self, q, k, v, seen, last, used, lse: Float[Array, "K Q"], do: Float[Array, "K Q d"], di: Float[Array, "K Q"]):
         """Gradients of q, k, v through these keys; see `Splash.backward`."""
 
         def some(carry, xs):

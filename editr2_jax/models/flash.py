@@ -34,8 +34,8 @@ _NOTHING = 1e30  # taken for its log-sum-exp in the backward pass: all its share
 class Engine(Protocol):
     """One part of a softmax, of one variant of one row; see `splash.Splash`."""
 
-    def forward(self, q, k, v, seen, last) -> tuple[Array, Array]: ...
-    def backward(self, q, k, v, seen, last, lse, do, di) -> tuple[Array, Array, Array]: ...
+    def forward(self, q, k, v, seen, last, used) -> tuple[Array, Array]: ...
+    def backward(self, q, k, v, seen, last, used, lse, do, di) -> tuple[Array, Array, Array]: ...
 
 
 def attend(
@@ -123,11 +123,11 @@ def _forward(engine: Engine, slots, q, k, v, caches, seen):
     """[B, R, T, H, d] and log-sum-exp [B, R, K, G*T]."""
     valid, last, visible = seen
     q, folded_k, folded_v = _fold(q, k.shape[3], scale=True), _fold(k, k.shape[3]), _fold(v, k.shape[3])
-    block = jax.vmap(jax.vmap(lambda q, k, v, valid: engine.forward(q, k, v, valid, last)))
-    cached = jax.vmap(jax.vmap(lambda q, k, v, seen: engine.forward(q, k, v, seen, None), in_axes=(0, None, None, 0)))
-    out, lse = block(q, folded_k, folded_v, valid)
+    forward = lambda last, used: lambda q, k, v, seen: engine.forward(q, k, v, seen, last, used)  # noqa: E731
+    out, lse = jax.vmap(jax.vmap(forward(last, _anybody(valid))))(q, folded_k, folded_v, valid)
     out = out.astype(jnp.float32)
     for part, (keys, values), some, axes in zip(_parts(visible), caches, visible, slots, strict=True):
+        cached = jax.vmap(jax.vmap(forward(None, _anybody(some)), in_axes=(0, None, None, 0)))
         more, more_lse = _join_shards(*cached(q[:, part], keys, values, some), axes)
         joined, joined_lse = _join(out[:, part], lse[:, part], more, more_lse)
         out, lse = out.at[:, part].set(joined), lse.at[:, part].set(joined_lse)
@@ -142,18 +142,21 @@ def _backward(engine: Engine, slots, q, k, v, caches, seen, out, lse, do):
     q, folded_k, folded_v = _fold(q, kv, scale=True), _fold(k, kv), _fold(v, kv)
     di = jnp.sum(_fold(do, kv).astype(jnp.float32) * _fold(out, kv).astype(jnp.float32), axis=-1)
     do, lse = _fold(do, kv), jnp.where(lse < _BLIND, _NOTHING, lse)
-    block = jax.vmap(jax.vmap(lambda q, k, v, valid, *rest: engine.backward(q, k, v, valid, last, *rest)))
-    cached = lambda q, k, v, seen, *rest: engine.backward(q, k, v, seen, None, *rest)  # noqa: E731
-    cached = jax.vmap(jax.vmap(cached, in_axes=(0, None, None, 0, 0, 0, 0)))
-    dq, dk, dv = block(q, folded_k, folded_v, valid, lse, do, di)
+    backward = lambda last, used: lambda q, k, v, seen, *rest: engine.backward(q, k, v, seen, last, used, *rest)  # noqa: E731
+    dq, dk, dv = jax.vmap(jax.vmap(backward(last, _anybody(valid))))(q, folded_k, folded_v, valid, lse, do, di)
     dq, grads = dq.astype(jnp.float32), []
     for part, (keys, values), some, axes in zip(_parts(visible), caches, visible, slots, strict=True):
+        cached = jax.vmap(jax.vmap(backward(None, _anybody(some)), in_axes=(0, None, None, 0, 0, 0, 0)))
         more, *own = cached(q[:, part], keys, values, some, lse[:, part], do[:, part], di[:, part])
         more = more.astype(jnp.float32)
         dq = dq.at[:, part].add(jax.lax.psum(more, axes) if axes else more)
         grads.append(tuple(jnp.sum(x.astype(jnp.float32), axis=1).astype(keys.dtype) for x in own))
     dq = (_unfold(dq, k.shape[2]) * scale).astype(q.dtype)
     return dq, _unfold(dk, k.shape[2]), _unfold(dv, k.shape[2]), tuple(grads)
+
+
+def _anybody(seen: Bool[Array, "B R S"]) -> Bool[Array, "S"]:
+    return jnp.any(seen, axis=(0, 1))
 
 
 def _parts(visible) -> list[slice]:
