@@ -5,33 +5,31 @@ H query heads, K key-value heads, G = H / K query heads per key-value head, d he
 
 A variant differs from its neighbours in what it may see of the cache, never in the cache itself: the branch without the instruction is a
 mask, not a copy. Scores against the cache and against the block are computed apart and share one softmax, so keys are never concatenated.
+
+There are three ways to the same numbers: `plain` holds all scores; `kernel` (splash.py, on TPUs) and `chunks` (anywhere) hold some at a
+time (flash.py). `way` chooses, from shapes alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from editr2_jax.models import splash
-from editr2_jax.models.execution import HERE, Execution
+from editr2_jax.models import block_mask, flash
+from editr2_jax.models.block_mask import BlockMask
+from editr2_jax.models.chunks import Chunks
+from editr2_jax.models.execution import ATTENDED, HERE, Execution
 from editr2_jax.models.pieces import in_pieces
 
 _CACHE_BYTES = 1 << 20  # scores that a CPU core keeps close: going through the rows in pieces of this size halves the time on a laptop
 _MASKED = -1e30  # finite: a row whose keys are all masked gives a mean, not NaN; such rows are padding
+_KERNEL_TOKENS = 64  # of a block: shorter ones leave the kernel's tiles empty, and their scores are small
+_SCORES_BYTES = 1 << 28  # of float32 scores on one device: more are not held at once where memory is an accelerator's
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Causal:
-    """A text segment: a token sees itself and the real ones before it."""
-
-    valid: Bool[Array, "B R T"]  # False for padding
-
-
-Mask = Causal | Bool[Array, "B R T T"] | None  # None: all tokens of a block see all; an array says which (last axis) a token sees
 
 
 def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*B D"]:
@@ -55,35 +53,65 @@ def rotate(x: Float[Array, "*B T H d"], cos: Float[Array, "*B T d/2"], sin: Floa
     return jnp.concatenate([a * c - b * s, b * c + a * s], axis=-1)
 
 
+def way(run: Execution, mask: BlockMask, *, shape: tuple[int, int, int, int], slots: tuple[int, ...]) -> str:
+    """How a block of this shape (B, R, T, H) attends to itself and to caches of these sizes: plain, chunks, kernel or interpreted.
+
+    Raises ValueError where the kernel is asked for and the mask is a dense array.
+    """
+    *_, t, h = shape
+    asked, device = run.attention, run.on
+    if not (mask is None or isinstance(mask, block_mask.InOrder)):
+        if asked in ("kernel", "interpreted"):
+            raise ValueError(f"attention={asked!r} takes no dense mask; say who sees whom by models/block_mask.InOrder, or choose 'plain'.")
+        return "plain"
+    if asked == "interpreted":
+        return asked
+    held = 4 * math.prod(shape) * (t + max(slots, default=0))
+    if run.layout is not None:
+        held //= math.gcd(shape[0], run.layout.parts("batch")) * math.gcd(h, run.layout.parts("heads"))
+    large = held > _SCORES_BYTES
+    if (asked == "kernel" or (asked == "auto" and device == "tpu")) and (t >= _KERNEL_TOKENS or large):
+        return "kernel"
+    cut = run.layout is not None and run.layout.parts("sequence") > 1 and bool(slots)
+    return "chunks" if cut or (asked == "auto" and device != "cpu" and large) else "plain"
+
+
 def attend(
     q: Float[Array, "B R T H d"],
     k: Float[Array, "B R T K d"],
     v: Float[Array, "B R T K d"],
-    mask: Mask,
+    mask: BlockMask,
     views: tuple[tuple[Float[Array, "B K S d"], Float[Array, "B K S d"], Bool[Array, "B Rv S"]], ...],
-    *,
     run: Execution = HERE,
 ) -> Float[Array, "B R T H*d"]:
-    """Attention of every new token to its block and, through a view, to a cache.
+    """Attention of every new token to its block and, through a view, to a cache. Softmax in float32.
 
-    mask: who sees whom in the block (see `Mask`).
     views: (keys, values, visible) per cache, in the order of the variants they serve; the Rv add up to R. Without views, or for variants
-    beyond them, the block attends to itself alone. Softmax in float32.
+    beyond them, the block attends to itself alone. What a token without anything to see gives is a number, and means nothing.
     """
-    if run.attends_by_kernel(q.shape[2]):
-        if isinstance(mask, jax.Array):
-            raise ValueError("the attention kernel has no place for an arbitrary mask; run this with attention=plain.")
-        return splash.attend(q, k, v, None if mask is None else mask.valid, views, run)
-    block_mask = dense(mask, k.shape[:3])
-    row_bytes = 4 * q.shape[1] * q.shape[2] * q.shape[3] * (k.shape[2] + max((keys.shape[2] for keys, *_ in views), default=0))
-    return in_pieces(lambda xs: _attend(*xs), (q, k, v, block_mask, views), at_once=max(1, _CACHE_BYTES // row_bytes), run=run)
+    slots = tuple(keys.shape[2] for keys, *_ in views)
+    chosen = way(run, mask, shape=q.shape[:4], slots=slots)
+    if chosen != "plain":
+        engine = _chunks(q, k, slots, run) if chosen == "chunks" else _kernel(run, interpret=chosen == "interpreted")
+        return flash.attend(q, k, v, mask, views, engine=engine, layout=run.layout, name=ATTENDED)
+    mask = block_mask.dense(mask, *q.shape[:3])
+    row_bytes = 4 * q.shape[1] * q.shape[2] * q.shape[3] * (k.shape[2] + max(slots, default=0))
+    out = in_pieces(lambda xs: _attend(*xs), (q, k, v, mask, views), at_once=max(1, _CACHE_BYTES // row_bytes), run=run)
+    return checkpoint_name(out, ATTENDED)
 
 
-def dense(mask: Mask, shape: tuple[int, int, int]) -> Bool[Array, "B R T T"]:
-    """A mask spelt out, for a block of this shape [B, R, T]."""
-    if isinstance(mask, Causal):
-        return jnp.tril(jnp.ones((shape[2],) * 2, bool)) & mask.valid[:, :, None, :]
-    return jnp.ones((*shape, shape[2]), bool) if mask is None else mask
+def _kernel(run: Execution, *, interpret: bool) -> flash.Engine:
+    from editr2_jax.models.splash import Splash  # loads Pallas, which only those who use it pay for
+
+    return Splash(queries=run.tiles[0], keys=run.tiles[1], interpret=interpret)
+
+
+def _chunks(q: Array, k: Array, slots: tuple[int, ...], run: Execution) -> Chunks:
+    """As many queries at a time as keep the scores in bounds; of a folded head, see flash.py."""
+    b, r, t, h, _ = q.shape
+    rows = b * r * k.shape[3] // (1 if run.layout is None else math.gcd(b, run.layout.parts("batch")))
+    at_once = _SCORES_BYTES // (4 * rows * max((t, *slots)))
+    return Chunks(queries=max(8, min(t * h // k.shape[3], at_once // 8 * 8)))
 
 
 def weights(

@@ -11,23 +11,23 @@ from collections.abc import Callable
 
 import jax
 
+from editr2_jax.models import tiles
 from editr2_jax.runtime import mesh
 from editr2_jax.runtime.mesh import Layout
 
-ATTENDED = "attended"  # what attention gave, by its name in a checkpoint policy
-_KERNEL_FROM = 64  # tokens of a block; below, scores are small and the kernel's padding costs more
+ATTENDED = "attended"  # what attention gave (and its denominators, where a kernel made it), by its name in a checkpoint policy
 _POLICIES = jax.checkpoint_policies
 REMAT: dict[str, Callable | None] = {  # what the backward pass finds; everything else of a layer is computed again
     "none": None,  # everything
     "full": _POLICIES.nothing_saveable,  # the layer's input
-    "attention": _POLICIES.save_only_these_names(ATTENDED),  # and what attention gave: its kernel runs once forward, once backward
+    "attention": _POLICIES.save_only_these_names(ATTENDED),  # and what attention gave: its kernels run once forward, once backward
     "dots": _POLICIES.dots_with_no_batch_dims_saveable,  # and every matrix product
 }
 ATTENTION = (
     "auto",  # the kernel on a TPU where a block is long enough for it, the plain products elsewhere
-    "plain",  # scores in memory
-    "kernel",  # always the kernel
-    "interpreted",  # the kernel, interpreted: for tests on other machines
+    "plain",  # scores in memory; in pieces where the slots of a cache are cut over devices
+    "kernel",  # as auto on a TPU: for what is compiled elsewhere to run there
+    "interpreted",  # the kernel always, interpreted: for tests on other machines
 )
 
 
@@ -38,6 +38,7 @@ class Execution:
     unroll: int = 1  # layers per iteration of the layer scan
     remat: str = "none"  # one of REMAT
     attention: str = "auto"  # one of ATTENTION
+    tiles: tuple[int, int] = (0, 0)  # queries and keys of a tile of the attention kernel; 0: by models/tiles.py
     layout: Layout | None = None  # None: one device, or wherever the compiler puts things
     platform: str = ""  # that the program is for; empty: the one at hand
 
@@ -47,6 +48,8 @@ class Execution:
                 raise ValueError(f"Execution.{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")
         if self.unroll < 1:
             raise ValueError(f"Execution.unroll is {self.unroll}; give at least 1.")
+        if len(self.tiles) != 2 or any(size < 0 or size % 128 for size in self.tiles):
+            raise ValueError(f"Execution.tiles is {self.tiles}; give (queries, keys), each 0 or a multiple of 128.")
 
     @property
     def on(self) -> str:
@@ -58,11 +61,9 @@ class Execution:
         """Whether rows go through in pieces that fit a CPU's caches: elsewhere, and over many devices, all together."""
         return self.on == "cpu" and self.layout is None
 
-    def attends_by_kernel(self, tokens: int) -> bool:
-        """Whether a block of so many tokens attends through the kernel."""
-        if self.attention == "auto":
-            return self.on == "tpu" and tokens >= _KERNEL_FROM
-        return self.attention in ("kernel", "interpreted")
+    def slots(self, capacity: int) -> int:
+        """Slots of a cache with room for `capacity` tokens: where the kernel reads it, as many as it goes through without padding."""
+        return tiles.slots(capacity) if self.attention != "plain" and (self.on == "tpu" or self.attention != "auto") else capacity
 
     def constrain(self, x, *logical: str | None):
         """x, told where it lies; see `Layout.constrain`."""

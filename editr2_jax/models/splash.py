@@ -1,132 +1,120 @@
-"""Attention on a TPU without scores in memory: splash attention over a cache and a block of new tokens.
+"""Attention of many queries to many keys by JAX's splash kernels for TPUs, one softmax cut into parts.
 
-Letters as in attention.py: B rows, R variants, T tokens of the block, S cache slots, H query heads, K key-value heads, d head width.
+Letters: K key-value heads, Q queries of one such head (its query heads one after the other), S keys, d head width.
 
-One call per row and variant, over keys [cache | block of variant 0 | block of variant 1 ...]: they are put side by side once per layer and
-row, and shared by the variants, which differ in two small arrays. A segment id per key says whether the variant sees it, so a cache is
-never copied for a branch; an end per query, the last key that it may see, makes text causal. No mask is ever materialised.
-The kernel gives key gradients for the cache too, which nobody asks for: a ninth of an update's work. Source of the kernel:
-jax.experimental.pallas.ops.tpu.splash_attention.
+`forward` gives a softmax over the keys at hand with the log of its denominator; `backward` takes the denominator of the whole softmax, of
+which these keys may be a part. So a cache and a block stay two arrays that nobody concatenates or pads together, a cache that needs no
+gradient costs none (its kernel is a call of its own, dropped where nobody reads its result), and shards of a cache can be joined.
+
+Tiles that nobody needs are skipped: keys that no row on this device sees (the free end of a cache), and keys after every query's last one.
+
+The public vjp of splash knows only its own denominator; hence the two backward kernels are called by their private names. Their arguments
+are those of jax 0.10.2; `tests/models/test_flash.py` stands guard over an upgrade.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as mask_info
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from editr2_jax.models.execution import ATTENDED, Execution
-
-_QUERIES = (1152, 1024, 768, 640, 512, 384, 256, 128)  # block lengths tried, the largest first; more do not fit the fast memory
-_KEYS = 512
+from editr2_jax.models import tiles
 
 
-def block_of(tokens: int) -> int:
-    """The length of a block of queries that pads `tokens` least; of several, the longest: keys are read once for each block."""
-    return min(_QUERIES, key=lambda size: (-(-tokens // size) * size, -size))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Splash:
+    """The kernels with their tile sizes; 0 lets `tiles.py` choose."""
+
+    queries: int = 0
+    keys: int = 0
+    interpret: bool = False  # on a machine without a TPU, for tests
+
+    def forward(
+        self,
+        q: Float[Array, "K Q d"],
+        k: Float[Array, "K S d"],
+        v: Float[Array, "K S d"],
+        seen: Bool[Array, "S"],
+        last: Int[Array, "Q"] | None,
+        used: Bool[Array, "S"],
+    ) -> tuple[Float[Array, "K Q d"], Float[Array, "K Q"]]:
+        """Mixed values and log-sum-exp of the scores.
+
+        Args:
+            seen: keys that exist.
+            last: the last key that a query sees; None for all.
+            used: keys that exist for anybody: the same for all that are mapped over, so that the kernel's steps are.
+        """
+        bq = self.queries or tiles.queries(q.shape[1])
+        bkv, compute = self._key_tiles(k.shape[1])
+        arrays, segments, last, function = _prepared(q, k, v, seen, last, bq, bkv)
+        run = _needed(used, last, arrays[0].shape[1], bq, bkv)
+        run = run.at[:, 0].set(run[:, 0] | ~jnp.any(run, axis=1))  # a query without any tile would divide by zero
+        info = _steps(run, last, axis=1)
+        sizes = kernels.BlockSizes(block_q=bq, block_kv=bkv, block_kv_compute=compute)
+        kernel = kernels.SplashAttentionKernel(
+            info, None, None, block_sizes=sizes, save_residuals=True, interpret=self.interpret, mask_function=function,
+            residual_checkpoint_name=None, mask_value=kernels.DEFAULT_MASK_VALUE, is_mqa=False, attn_logits_soft_cap=None,
+        )  # fmt: skip
+        out, (lse,) = kernel(*arrays, segments)
+        return out[:, : q.shape[1]], lse[:, : q.shape[1]]
+
+    def backward(self, q, k, v, seen, last, used, lse: Float[Array, "K Q"], do: Float[Array, "K Q d"], di: Float[Array, "K Q"]):
+        """Gradients of q, k, v through these keys. `lse`: of the whole softmax; `do`: of its result; `di`: do times the result, summed."""
+        bq = self.queries or tiles.queries(q.shape[1], backward=True)
+        bkv, compute = self._key_tiles(k.shape[1])
+        arrays, segments, last, function = _prepared(q, k, v, seen, last, bq, bkv)
+        run = _needed(used, last, arrays[0].shape[1], bq, bkv)
+        lse, do, di = _pad(lse, bq), _pad(do, bq), _pad(di, bq)
+        shared = {
+            "bq": bq, "bkv": bkv, "is_mqa": False, "mask_value": kernels.DEFAULT_MASK_VALUE, "mask_function": function,
+            "attn_logits_soft_cap": None, "interpret": self.interpret,
+            **dict.fromkeys(("q_layout", "k_layout", "v_layout"), kernels.QKVLayout.HEAD_DIM_MINOR),
+        }  # fmt: skip
+        rest = (*arrays, segments, None, lse, do, di)
+        dq = kernels._splash_attention_bwd_dq(*rest, mask_info=_steps(run, last, axis=1), **shared)
+        steps = _steps(run, last, axis=0)
+        _, dk, dv = kernels._splash_attention_bwd_dkv(*rest, mask_info=steps, bkv_compute=compute, use_fused_bwd_kernel=False, **shared)
+        return dq[:, : q.shape[1]], dk[:, : k.shape[1]], dv[:, : k.shape[1]]
+
+    def _key_tiles(self, keys: int) -> tuple[int, int]:
+        """Keys fetched at once, and keys of one product: halves of large tiles leave room for the scores."""
+        fetched = self.keys or tiles.keys(keys)
+        return fetched, fetched // 2 if fetched > 512 and fetched % (2 * tiles.LANES) == 0 else fetched
 
 
-def attend(
-    q: Float[Array, "B R T H d"],
-    k: Float[Array, "B R T K d"],
-    v: Float[Array, "B R T K d"],
-    valid: Bool[Array, "B R T"] | None,
-    views: tuple[tuple[Float[Array, "B K S d"], Float[Array, "B K S d"], Bool[Array, "B Rv S"]], ...],
-    run: Execution,
-) -> Float[Array, "B R T H*d"]:
-    """As attention.attend. `valid`: of a causal block, which tokens are real; None where all tokens of the block see all."""
-    b, r, t, h, d = q.shape
-    outs, first = [], 0
-    for keys, values, visible in views + _blind(views, k):
-        part = slice(first, first + visible.shape[1])
-        first = part.stop
-        real = None if valid is None else valid[:, part]
-        outs.append(_one_view(q[:, part], k[:, part], v[:, part], real, keys, values, visible, run))
-    return jnp.concatenate(outs, axis=1).reshape(b, r, t, h * d)
+def _prepared(q, k, v, seen, last, bq: int, bkv: int):
+    """Arrays padded to whole tiles, and who sees whom in the kernels' terms: keys of segment 1 up to a query's last one."""
+    q, k, v = _pad(q, bq), _pad(k, bkv), _pad(v, bkv)
+    segments = kernels.SegmentIds(jnp.ones(q.shape[1], jnp.int32), _pad(seen.astype(jnp.int32)[None], bkv)[0])
+    return (q, k, v), segments, None if last is None else _pad(last[None], bq)[0], None if last is None else _not_after
 
 
-def _blind(views: tuple, k: Array) -> tuple:
-    """An empty cache for the variants that look at none."""
-    b, r, _, kv, d = k.shape
-    rest = r - sum(visible.shape[1] for *_, visible in views)
-    nothing = jnp.zeros((b, kv, 0, d), k.dtype)
-    return ((nothing, nothing, jnp.zeros((b, rest, 0), bool)),) if rest else ()
+def _needed(used: Bool[Array, "S"], last: Int[Array, "Q"] | None, queries: int, bq: int, bkv: int) -> Bool[Array, "I J"]:
+    """Which tiles of queries meet which tiles of keys."""
+    needed = jnp.any(_pad(used[None], bkv).reshape(1, -1, bkv), axis=2)
+    if last is not None:
+        needed = needed & (jnp.arange(needed.shape[1]) * bkv <= jnp.max(last.reshape(-1, bq), axis=1, keepdims=True))
+    return jnp.broadcast_to(needed, (queries // bq, needed.shape[1]))
 
 
-def _one_view(q, k, v, valid, keys, values, visible, run: Execution) -> Float[Array, "B R T H d"]:
-    """The variants that look at one cache."""
-    b, r, t, _, d = q.shape
-    slots, block = keys.shape[2], block_of(t)
-    queries, total = -(-t // block) * block, -(-(slots + r * t) // _KEYS) * _KEYS
-    own = lambda x: x.transpose(0, 3, 1, 2, 4).reshape(b, x.shape[3], r * t, d)  # noqa: E731
-    fill = lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, total - slots - r * t), (0, 0)))  # noqa: E731
-    all_keys, all_values = (fill(jnp.concatenate([old, own(new).astype(old.dtype)], axis=2)) for old, new in ((keys, k), (values, v)))
-    variant = jnp.arange(r)
-    mine = jnp.broadcast_to(jnp.eye(r, dtype=bool)[None, :, :, None], (b, r, r, t)).reshape(b, r, r * t)  # a variant's own block
-    if valid is not None:
-        mine = mine & jnp.tile(valid, (1, 1, r))
-    segments = jnp.pad(jnp.concatenate([visible, mine], axis=2), ((0, 0), (0, 0), (0, total - slots - r * t))).astype(jnp.int32)
-    last = jnp.arange(queries) if valid is not None else jnp.full(queries, t - 1)
-    ends = (slots + variant[:, None] * t + jnp.minimum(last, t - 1)).astype(jnp.int32)  # [R, Tq]
-    scaled = jnp.pad(q * jnp.asarray(d**-0.5, q.dtype), ((0, 0), (0, 0), (0, queries - t), (0, 0), (0, 0))).transpose(0, 1, 3, 2, 4)
-    out = _mapped(run, block)(scaled, all_keys, all_values, ends, segments)  # [B, R, H, Tq, d]
-    return out[:, :, :, :t].transpose(0, 1, 3, 2, 4).astype(values.dtype)
+def _steps(run: Bool[Array, "I J"], last: Array | None, *, axis: int) -> mask_info.MaskInfo:
+    """For a kernel that walks along an axis: where it works, and at every step the tile to have in memory, the next that it works on."""
+    size, index = run.shape[axis], jax.lax.broadcasted_iota(jnp.int32, run.shape, axis)
+    following = jax.lax.cummin(jnp.where(run, index, size), axis=axis, reverse=True)
+    final = jnp.max(jnp.where(run, index, 0), axis=axis, keepdims=True)
+    tile = jnp.where(following < size, following, final)
+    return mask_info.MaskInfo(tile[None], None, run[None].astype(jnp.int32), None, last)
 
 
-def _mapped(run: Execution, block: int):
-    """The kernel over rows and variants; on a mesh, on each device over its own rows and heads."""
-    one = functools.partial(_kernel, block=block, interpret=run.attention == "interpreted")
-    over_variants = jax.vmap(one, in_axes=(0, None, None, 0, 0))  # keys and values are the same for all variants of a view
-    over_rows = jax.vmap(over_variants, in_axes=(0, 0, 0, None, 0))
-    if run.layout is None:
-        return over_rows
-
-    def on_mesh(q, k, v, ends, segments):
-        layout = run.layout
-        rows, heads = layout.axes("batch") or None, layout.axes("heads") or None
-        if q.shape[0] % layout.parts("batch"):
-            rows = None  # a few rows, whole on every device
-        queries, keys = PartitionSpec(rows, None, heads), PartitionSpec(rows, heads)
-        places = (queries, keys, keys, PartitionSpec(), PartitionSpec(rows))
-        return jax.shard_map(over_rows, mesh=layout.mesh, in_specs=places, out_specs=queries, check_vma=False)(q, k, v, ends, segments)
-
-    return on_mesh
+def _not_after(last, key):
+    return last >= key
 
 
-def _kernel(
-    q: Float[Array, "H Tq d"],
-    k: Float[Array, "K Sk d"],
-    v: Float[Array, "K Sk d"],
-    ends: Int[Array, "Tq"],
-    segments: Int[Array, "Sk"],
-    *,
-    block: int,
-    interpret: bool,
-) -> Float[Array, "H Tq d"]:
-    """One row and variant: query i sees the keys of segment 1 up to number ends[i]."""
-    info = mask_info.MaskInfo(None, None, None, None, ends)  # no block is left out: what is seen is only known when it runs
-    forward = {"block_q": block, "block_kv": _KEYS, "block_kv_compute": _KEYS}
-    backward = {"block_q_dkv": block, "block_kv_dkv": _KEYS, "block_kv_dkv_compute": _KEYS, "block_q_dq": block, "block_kv_dq": _KEYS}
-    attention = kernels.SplashAttentionKernel(
-        info,
-        info,
-        info,
-        block_sizes=kernels.BlockSizes(**forward, **backward),
-        is_mqa=False,
-        save_residuals=False,
-        mask_value=kernels.DEFAULT_MASK_VALUE,
-        attn_logits_soft_cap=None,
-        residual_checkpoint_name=ATTENDED,
-        mask_function=_up_to,
-        interpret=interpret,
-    )
-    return attention(q, k, v, segment_ids=kernels.SegmentIds(jnp.ones(q.shape[1], jnp.int32), segments))
-
-
-def _up_to(end: Array, key: Array) -> Array:
-    return end >= key
+def _pad(x: Array, unit: int) -> Array:
+    """Zeros behind axis 1 up to a multiple of `unit`."""
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % unit)] + [(0, 0)] * (x.ndim - 2))

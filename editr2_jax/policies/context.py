@@ -121,8 +121,9 @@ def begin(model: Bagel, picture: UInt8[Array, "B H W 3"], *, capacity: tuple[int
 def blank(model: Bagel, rows: int, capacity: tuple[int, int]) -> Context:
     """A context that holds nothing."""
     dtype = model.decoder.embed.dtype
-    full, text = (empty_cache(model.config, rows=rows, capacity=size, dtype=dtype) for size in capacity)
-    return Context(full=full, text=text, instruction=jnp.zeros((rows, capacity[0]), bool), rope_before=full.rope)
+    slots = map(model.decoder.execution.slots, capacity)
+    full, text = (empty_cache(model.config, rows=rows, capacity=size, dtype=dtype) for size in slots)
+    return Context(full=full, text=text, instruction=jnp.zeros((rows, full.capacity), bool), rope_before=full.rope)
 
 
 def served(run: Execution, groups: int, group: int) -> int:

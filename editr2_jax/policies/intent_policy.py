@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from editr2_jax.models import kv_cache
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.bagel.mot_decoder import View
 from editr2_jax.models.kv_cache import KVCache
@@ -52,7 +51,7 @@ def sample(
         view = View(k=cache.k, v=cache.v, visible=cache.valid[:, None])
         hidden, (k, v) = model.read_text(token[:, None, None], valid=jnp.ones((rows, 1, 1), bool), start=cache.rope[:, None], views=(view,))
         rope = cache.rope + alive.astype(jnp.int32)
-        return kv_cache.write(cache, k[:, :, 0], v[:, :, 0], valid=alive[:, None], rope=rope), model.logits(hidden[:, 0, 0])
+        return model.remember(cache, k, v, valid=alive[:, None], rope=rope), model.logits(hidden[:, 0, 0])
 
     def choose(logits, i):
         if keys is None:

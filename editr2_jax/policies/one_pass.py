@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from editr2_jax.models.bagel import positions
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.models.bagel.mot_decoder import join
+from editr2_jax.models.block_mask import InOrder
 
 _LATENT, _SEEN, _TEXT, _SEGMENTS = 0, 1, 2, 3  # of every turn, in this order
 
@@ -65,11 +66,10 @@ def read(
     # A turn's picture stands at the two positions before its instruction: latents, then what the ViT saw.
     place = jnp.where(at.kind == _TEXT, before_rope[:, at.turn] + at.index, before_rope[:, at.turn] - 2 + at.kind)
     valid = jnp.where(at.kind == _TEXT, at.index < counts[:, at.turn], sighted[:, None])  # [B, S]
-    segment, index = at.turn * _SEGMENTS + at.kind, at.index * (at.kind == _TEXT)
-    earlier = (segment < segment[:, None]) | ((segment == segment[:, None]) & (index <= index[:, None]))
-    _, _, (k, v) = model.decoder.block(
-        jnp.concatenate(und, axis=1)[:, None], gen, positions=place[:, None], mask=(earlier & valid[:, None])[:, None]
-    )
+    segment = at.turn * _SEGMENTS + at.kind
+    order = segment * len(segment) + at.index * (at.kind == _TEXT)  # a picture's tokens see each other, a word those before it
+    mask = InOrder(valid=valid[:, None], place=order)
+    _, _, (k, v) = model.decoder.block(jnp.concatenate(und, axis=1)[:, None], gen, positions=place[:, None], mask=mask)
     own = jnp.arange(turns)[:, None] * _SEGMENTS + _TEXT
     return Reading(
         k=k[:, :, 0],

@@ -7,6 +7,7 @@ h x w latent pixels. Source: BAGEL (arXiv 2505.14683) and its published model de
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from editr2_jax.models import kv_cache
-from editr2_jax.models.attention import Causal
 from editr2_jax.models.bagel import pixels, positions
 from editr2_jax.models.bagel.config import BagelConfig
 from editr2_jax.models.bagel.latent_tokens import LatentTokens
 from editr2_jax.models.bagel.mot_decoder import MoTDecoder, View
 from editr2_jax.models.bagel.vae import Autoencoder
 from editr2_jax.models.bagel.vit import Connector, Vit
+from editr2_jax.models.block_mask import InOrder
 from editr2_jax.models.kv_cache import KVCache
 from editr2_jax.models.pieces import in_pieces
 
@@ -104,7 +105,7 @@ class Bagel(nnx.Module):
         patch = self.config.vit.patch
         patches = pixels.patchify(pixels.normalise(pixels.resize(picture, height, width)), patch).astype(self.decoder.embed.dtype)
         ids = positions.flattened_ids(height // patch, width // patch, self.config.vit_side)
-        features = self.vit.features(patches, ids)
+        features = self.vit.features(patches, ids, run=self.decoder.execution)
         return features.reshape(features.shape[0], height // patch, width // patch, -1)
 
     @property
@@ -136,12 +137,24 @@ class Bagel(nnx.Module):
         """Where the tokens of a text segment look as `read_text` reads it: the cache's slots, then the segment itself."""
         return self.decoder.attention(self.embed(ids), None, **_causal(ids, valid, start), view=view)
 
+    def remember(
+        self,
+        cache: KVCache,
+        k: Float[Array, "N B 1 K T d"],
+        v: Float[Array, "N B 1 K T d"],
+        *,
+        valid: Bool[Array, "B T"],
+        rope: Int[Array, "B"],
+    ) -> KVCache:
+        """The cache with what a block without variants leaves behind; see `kv_cache.write`."""
+        return kv_cache.write(cache, k[:, :, 0], v[:, :, 0], valid=valid, rope=rope, layout=self.decoder.execution.layout)
+
     def append_text(self, cache: KVCache, ids: Int[Array, "B T"], count: Int[Array, "B"]) -> KVCache:
         """Reads `count` real tokens per row (the rest is padding) into the cache."""
         valid = jnp.arange(ids.shape[1]) < count[:, None]
         view = View(k=cache.k, v=cache.v, visible=cache.valid[:, None])
         _, (k, v) = self.read_text(ids[:, None], valid=valid[:, None], start=cache.rope[:, None], views=(view,))
-        return kv_cache.write(cache, k[:, :, 0], v[:, :, 0], valid=valid, rope=cache.rope + count)
+        return self.remember(cache, k, v, valid=valid, rope=cache.rope + count)
 
     def append_latents(self, cache: KVCache, tokens: Float[Array, "B L C"], grid: tuple[int, int]) -> KVCache:
         """Reads a clean latent picture: start marker, latents at time 0, end marker, all at one rotary position."""
@@ -169,7 +182,7 @@ class Bagel(nnx.Module):
         place = jnp.broadcast_to(cache.rope[:, None, None], (rows, 1, tokens))
         view = View(k=cache.k, v=cache.v, visible=cache.valid[:, None])
         _, _, (k, v) = self.decoder.block(und, gen, positions=place, views=(view,))
-        return kv_cache.write(cache, k[:, :, 0], v[:, :, 0], valid=jnp.ones((rows, tokens), bool), rope=cache.rope + 1)
+        return self.remember(cache, k, v, valid=jnp.ones((rows, tokens), bool), rope=cache.rope + 1)
 
     def velocity(
         self,
@@ -200,10 +213,10 @@ class Bagel(nnx.Module):
         return self.markers(b, r), self.latent.embed(x, t, ids), place
 
 
-def _causal(ids, valid, start) -> dict[str, Array]:
+def _causal(ids, valid, start) -> dict[str, Any]:
     """Positions and mask of a text segment."""
     place = start[:, :, None] + jnp.arange(ids.shape[2], dtype=jnp.int32)
-    return {"positions": place, "mask": Causal(valid)}
+    return {"positions": place, "mask": InOrder(valid=valid)}
 
 
 def empty_cache(config: BagelConfig, *, rows: int, capacity: int, dtype=jnp.float32) -> KVCache:

@@ -16,13 +16,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from editr2_jax.models import attention, logical_axes
-from editr2_jax.models.attention import Mask
+from editr2_jax.models import attention, block_mask, logical_axes
 from editr2_jax.models.bagel.config import DecoderConfig
-from editr2_jax.models.execution import ATTENDED, HERE, Execution
+from editr2_jax.models.block_mask import BlockMask
+from editr2_jax.models.execution import HERE, Execution
 from editr2_jax.models.lora import Linear
 
 
@@ -35,9 +34,12 @@ class View:
     v: Float[Array, "N B K S+ d"]
     visible: Bool[Array, "B Rv S"]
 
-    def of_layer(self, k: Float[Array, "B K S+ d"], v: Float[Array, "B K S+ d"]) -> tuple[Array, Array, Array]:
-        """A layer's keys and values, cut to what there is to see: layer by layer, for a cut of the whole cache would be a copy of it."""
+    def of_layer(self, k: Float[Array, "B K S+ d"], v: Float[Array, "B K S+ d"], *, whole: bool = False) -> tuple[Array, Array, Array]:
+        """A layer's keys and values, cut to what there is to see: layer by layer, for a cut of the whole cache would be a copy of it. What
+        skips the slots that nobody sees takes them `whole`."""
         slots = self.visible.shape[2]
+        if whole:
+            return k, v, jnp.pad(self.visible, ((0, 0), (0, 0), (0, k.shape[2] - slots)))
         return k[:, :, :slots], v[:, :, :slots], self.visible
 
 
@@ -131,12 +133,12 @@ class MoTDecoder(nnx.Module):
         *,
         positions: Int[Array, "B R T"],
         views: tuple[View, ...] = (),
-        mask: Mask = None,
+        mask: BlockMask = None,
     ) -> tuple[Float[Array, "B R U D"], Float[Array, "B R L D"] | None, tuple[Float[Array, "N B R K T d"], Float[Array, "N B R K T d"]]]:
         """One pass of a block over what its variants see.
 
         Returns hidden states after the final norms (und, gen) and the block's own keys and values, ready to be written into a cache.
-        `mask` says which tokens of the block (last axis) a token of the block sees; without it all see all.
+        `mask` says which tokens of the block a token of the block sees; without it all see all.
         """
         return self._through(und, gen, positions, views, mask)[:3]
 
@@ -147,17 +149,20 @@ class MoTDecoder(nnx.Module):
         *,
         positions: Int[Array, "B R T"],
         view: View,
-        mask: Mask = None,
+        mask: BlockMask = None,
     ) -> Float[Array, "N B R H T S+T"]:
         """Where every token of a block looks in every layer and head: shares of the cache's slots, then of the block (see `block`)."""
-        *_, looks = self._through(und, gen, positions, (view,), mask, look=_look)
+        mask = block_mask.dense(mask, *positions.shape)
+        *_, looks = self._through(und, gen, positions, (view,), mask, look=lambda q, k, seen: attention.weights(q, k, mask, *seen))
         return looks
 
     def _through(self, und, gen, positions, views, mask, look: Callable | None = None):
-        """A block through all layers: und, gen, (keys, values), and per layer what `look` makes of (q, k, mask, caches)."""
+        """A block through all layers: und, gen, (keys, values), and per layer what `look` makes of (q, k, caches)."""
         c, run = self.config, self.execution
         b, r, t = positions.shape
         gen_tokens = 0 if gen is None else gen.shape[2]
+        way = attention.way(run, mask, shape=(b, r, t, c.heads), slots=tuple(view.k.shape[3] for view in views))
+        mask = block_mask.dense(mask, b, r, t) if way == "plain" else mask  # once for all layers
         cos, sin = attention.rotary_table(positions, c.head_dim, c.rope_theta)
         graphs, stacked = zip(*map(nnx.split, self.layers.experts(gen_tokens > 0)), strict=True)  # of one expert, where the other rests
 
@@ -172,14 +177,14 @@ class MoTDecoder(nnx.Module):
                 q, k, v = (join(a, z) for a, z in zip((q, k, v), expert_gen[0].project(hidden_gen, c), strict=True))
             q, k = attention.rotate(q, cos, sin), attention.rotate(k, cos, sin)
             q, k, v = (run.constrain(x, "batch", None, None, "heads") for x in (q, k, v))
-            seen = tuple(view.of_layer(*cache) for cache, view in zip(caches, views, strict=True))
-            attended = checkpoint_name(attention.attend(q, k, v, mask, seen, run=run), ATTENDED)
-            attended_und, attended_gen = _part(run.constrain(attended, "batch", None, None, "heads"), gen_tokens)
+            seen = tuple(view.of_layer(*cache, whole=way != "plain") for cache, view in zip(caches, views, strict=True))
+            attended = run.constrain(attention.attend(q, k, v, mask, seen, run), "batch", None, None, "heads")
+            attended_und, attended_gen = _part(attended, gen_tokens)
             hidden_und = run.constrain(expert_und.finish(hidden_und, attended_und, c, run), "batch")
             if gen_tokens:
                 hidden_gen = run.constrain(expert_gen[0].finish(hidden_gen, attended_gen, c, run), "batch")
             own = k.transpose(0, 1, 3, 2, 4), v.transpose(0, 1, 3, 2, 4)
-            return (hidden_und, hidden_gen), (own, None if look is None else look(q, k, mask, seen))
+            return (hidden_und, hidden_gen), (own, None if look is None else look(q, k, seen))
 
         caches = tuple((view.k, view.v) for view in views)
         start = run.constrain((und, gen), "batch")

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from editr2_jax.models import attention
 from editr2_jax.models.bagel.config import VitConfig
+from editr2_jax.models.block_mask import InOrder
 from editr2_jax.models.execution import HERE, Execution
 from editr2_jax.models.lora import Linear
 
@@ -49,13 +51,17 @@ class Layers(nnx.Module):
         self.up = Linear(width, config.inner, bias=True, rngs=rngs, **stacked)
         self.down = Linear(config.inner, width, bias=True, rngs=rngs, **stacked)
 
-    def __call__(self, x: Float[Array, "B N F"], valid: Bool[Array, "B N"] | None) -> Float[Array, "B N F"]:
+    def __call__(self, x: Float[Array, "B N F"], valid: Bool[Array, "B N"] | None, run: Execution) -> Float[Array, "B N F"]:
         """One layer; only meaningful on a slice of the stack."""
-        x = x + self._attention(self.norm_1(x), valid)
+        x = x + self._attention(self.norm_1(x), valid, run)
         return x + self.down(jax.nn.gelu(self.up(self.norm_2(x)), approximate=True))
 
-    def _attention(self, x: Float[Array, "B N F"], valid: Bool[Array, "B N"] | None) -> Float[Array, "B N F"]:
+    def _attention(self, x: Float[Array, "B N F"], valid: Bool[Array, "B N"] | None, run: Execution) -> Float[Array, "B N F"]:
         q, k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.q, self.k, self.v))  # [B, N, H, F/H]
+        b, n = x.shape[:2]
+        if attention.way(run, None, shape=(b, 1, n, self.heads), slots=()) != "plain":
+            together = None if valid is None else InOrder(valid=valid[:, None], place=jnp.zeros(n, jnp.int32))
+            return self.o(attention.attend(q[:, None], k[:, None], v[:, None], together, (), run)[:, 0])
         score = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
         if valid is not None:
             score = jnp.where(valid[:, None, None, :], score, _MASKED)
@@ -88,13 +94,14 @@ class Vit(nnx.Module):
             patches: pixels in [-1, 1], cut by pixels.patchify.
             position_ids: rows of the learned table, one list for all pictures ([N]) or one per picture ([B, N]).
             valid: False for padding, which no patch sees; features of padding mean nothing.
+            run: how attention runs; a picture of 512 pixels has 1369 patches, whose scores take 120 MB a layer.
         """
         x = self.enter(patches)
         x = x + self.position[...][position_ids].astype(x.dtype)  # [B, N, F]
         graph, stacked = nnx.split(self.layers)
 
         def layer(hidden, parameters):
-            return run.constrain(nnx.merge(graph, parameters)(hidden, valid).astype(hidden.dtype), "batch"), None
+            return run.constrain(nnx.merge(graph, parameters)(hidden, valid, run).astype(hidden.dtype), "batch"), None
 
         x, _ = jax.lax.scan(layer, run.constrain(x, "batch"), stacked)
         return self.norm(x)
