@@ -74,8 +74,9 @@ def test_every_tensor_is_accounted_for(folder, spoil, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"use_dora": True}, "use_dora is True; only plain LoRA of one size is implemented"),
-        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern is {'q_proj': 8}"),
+        ({"use_dora": True}, "use_dora is True; only plain LoRA is implemented"),
+        ({"alpha_pattern": {r"layers\.1\..*": 8}}, "differs between layers; only one size for all layers"),
+        ({"rank_pattern": {"(": 8}}, "not the configuration of a LoRA adapter"),
         ({"r": None}, "not the configuration of a LoRA adapter"),
         ({"r": 4}, "misshapen"),
     ],
@@ -84,6 +85,36 @@ def test_another_kind_of_adapter_is_refused(folder, fields, message):
     change(folder, **fields)
     with pytest.raises(ValueError, match=message):
         adapter.load(golden.model(), folder)
+
+
+def test_projections_may_have_sizes_of_their_own(tmp_path):
+    model = nnx.clone(golden.model())
+    sizes = {"decoder.layers.gen.q": (2, 6.0), "decoder.layers.gen.down": (5, 6.0), "decoder.layers.und.up": (2, 1.0)}
+    for number, (path, (rank, alpha)) in enumerate(sizes.items()):
+        linear = dict(lora.linears(model))[path]
+        linear.attach(rank, alpha, jax.random.key(number))
+        linear.lora_b[...] = jax.random.normal(jax.random.key(number), linear.lora_b.shape)
+    export.write_adapter(model, tmp_path)
+    told = json.loads((tmp_path / adapter.CONFIG).read_text())
+    assert (told["r"], told["lora_alpha"], len(told["rank_pattern"]), len(told["alpha_pattern"])) == (2, 6.0, 1, 1)
+    ours = dict(lora.linears(adapter.load(golden.model(), tmp_path)))
+    for path, (rank, alpha) in sizes.items():
+        assert ours[path].lora_a.shape[-1] == rank and ours[path].lora_scale == alpha / rank
+    assert sum(linear.lora_a is not None for linear in ours.values()) == len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("module", "meant"),
+    [
+        ("language_model.model.layers.1.self_attn.q_proj_moe_gen", True),
+        ("base_model.model.language_model.model.layers.0.mlp_moe_gen.down_proj", True),
+        ("language_model.model.layers.1.self_attn.q_proj", False),  # the other expert
+        ("vit_model.vision_model.encoder.layers.0.self_attn.q_proj", False),
+    ],
+)
+def test_the_names_that_peft_adapts_are_those_and_no_others(folder, module, meant):
+    pattern = json.loads((folder / adapter.CONFIG).read_text())["target_modules"]
+    assert bool(re.fullmatch(pattern, module)) == meant
 
 
 def test_a_model_wears_one_adapter(worn, folder):

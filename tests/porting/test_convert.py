@@ -86,7 +86,8 @@ def test_a_model_is_exported_whole_or_as_its_adapter(tmp_path):
     assert (whole.keys, set(load_file(tmp_path / "whole" / "ema.safetensors"))) == (len(EMA) + len(AE), set(EMA))
     adapter = convert.export_model(model, tmp_path / "adapter", adapter=True)
     assert adapter.keys == 2 * 2 * 7 * 2  # two matrices, two experts, seven projections, two layers
-    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    written = sorted(path.name for path in (tmp_path / "adapter").iterdir())
+    assert written == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     with pytest.raises(ValueError, match="no adapter"):
         convert.export_model(golden.model(), tmp_path / "none", adapter=True)
     assert not (tmp_path / "none").exists()
