@@ -5,7 +5,7 @@ import bagel_cases as golden
 import ml_dtypes
 import numpy as np
 import pytest
-from etils import epath
+from elsewhere import Elsewhere
 from safetensors.numpy import load_file, save_file
 
 from editr2_jax.porting import byte_ranges, safetensors_io
@@ -109,31 +109,6 @@ def test_a_slice_reads_its_rows_and_no_others(monkeypatch):
         np.testing.assert_array_equal(tensor[index], whole[index])
         assert sum(read) == rows * row
     assert (tensor.shape, tensor.dtype, tensor.nbytes, len(tensor)) == (whole.shape, whole.dtype, whole.nbytes, len(whole))
-
-
-class Elsewhere:
-    """A path that only an open() of its own reaches, as behind gs://; its record of a file is epath's."""
-
-    def __init__(self, path):
-        self._path, self.name = path, path.name
-
-    def open(self, mode):
-        return self._path.open(mode)
-
-    def exists(self):
-        return self._path.exists()
-
-    def is_dir(self):
-        return self._path.is_dir()
-
-    def stat(self):
-        return epath.Path(self._path).stat()
-
-    def __truediv__(self, name):
-        return Elsewhere(self._path / name)
-
-    def __str__(self):
-        return f"gs://bucket/{self.name}"
 
 
 def test_files_behind_another_kind_of_path_are_read_the_same_way(path):
