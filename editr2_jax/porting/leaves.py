@@ -180,7 +180,7 @@ def place(leaf: Leaf, sharding: jax.sharding.Sharding | None) -> jax.Array:
             to = jax.sharding.SingleDeviceSharding(device, memory_kind=sharding.memory_kind)
             arrays.append(jax.block_until_ready(jax.device_put(blocks[number], to)))  # else the host keeps all of them until they are there
         blocks[number] = None
-    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays)
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays, dtype=leaf.dtype)  # a process may hold nothing of it
 
 
 def of_device(leaf: Leaf, sharding: jax.sharding.Sharding, device: jax.Device) -> jax.Array:
