@@ -67,9 +67,12 @@ def _export(argv: list[str]) -> int:
     parser.add_argument("--adapter", action="store_true", help="the adapter of the run alone")
     parser.add_argument("--dtype", metavar="TYPE", help="bfloat16 or float32; by default the run's or the folder's")
     parser.add_argument("--shards", type=int, default=1, metavar="N", help="files that hold the model of a checkpoint folder")
+    parser.add_argument("--fold", metavar="DIR", help="an adapter in PEFT's layout to fold into a checkpoint folder")
     args = parser.parse(argv)
     if (args.workdir is None) == (args.checkpoint is None):
         raise ValueError("port export wants either --workdir=DIR (the last checkpoint of a run) or --checkpoint=DIR (a folder).")
+    if args.workdir is not None and (args.fold or args.shards != 1):
+        raise ValueError("--fold and --shards are for --checkpoint=DIR; export the run first, then its folder.")
     if args.adapter and args.workdir is None:
         raise ValueError("a checkpoint folder has no adapter; give --workdir=DIR of a run that trained one, or leave --adapter out.")
     _on_cpu()
@@ -80,11 +83,12 @@ def _export(argv: list[str]) -> int:
         print(experiment.export(common.saved_config(run), run, Path(args.out).expanduser(), adapter=args.adapter, dtype=args.dtype))
         return 0
     from editr2_jax import assemble
-    from editr2_jax.porting import convert
+    from editr2_jax.porting import convert, model_card
 
-    begun = time.monotonic()
+    begun, card = time.monotonic(), model_card.Card()
     folder = args.checkpoint if "://" in args.checkpoint else assemble.checkpoint_folder(args.checkpoint)
-    _tell(args.out, convert.convert(folder, args.out, dtype=args.dtype, shards=args.shards, say=_say))
+    more = {"dtype": args.dtype, "shards": args.shards, "adapter": args.fold, "card": card}
+    _tell(args.out, convert.convert(folder, args.out, **more, say=_say))
     _tell_cost(begun)
     return 0
 

@@ -12,15 +12,17 @@ import collections
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 
 from editr2_jax.models import lora
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.porting import bagel_weights, rules, safetensors_io
+from editr2_jax.porting.leaves import Index, Leaf
 from editr2_jax.porting.rules import Rule
 
 PREFIX = "base_model.model."  # what PEFT puts before the names of the model it wraps
@@ -54,25 +56,62 @@ def load(model: Bagel, folder: str | Path) -> Bagel:
     Raises FileNotFoundError for a missing file, ValueError for a kind of adapter that is not implemented or a model that wears one already,
     and rules.WeightsError that lists every tensor that is unused, unfilled, misshapen or not finite.
     """
-    folder = Path(folder)
-    told = _read(folder / CONFIG)
-    tensors = safetensors_io.TensorFile(folder / TENSORS)
     worn = nnx.clone(model)
     if any(linear.lora_a is not None for _, linear in lora.linears(worn)):
         raise ValueError(f"{folder}: the model has an adapter already; export it folded in, and load this one onto the result.")
-    ours, rules_of = {}, table()
+    linears = dict(lora.linears(worn))
+    for path, one in _read({path: linear.w.shape for path, linear in linears.items()}, Path(folder)).items():
+        linears[path].attach(one.size.rank, one.size.alpha, jax.random.key(0))  # makes room; what is drawn is replaced
+        linears[path].lora_a[...], linears[path].lora_b[...] = one.a, one.b
+    return worn
+
+
+def folded(ours: Mapping[str, Leaf], folder: str | Path) -> dict[str, Leaf]:
+    """The leaves of a checkpoint with the adapter of a folder folded in, when they are read. Raises what `load` raises."""
+    shapes = {path.removesuffix(".w"): leaf.shape for path, leaf in ours.items() if path.endswith(".w")}
+    pairs = _read(shapes, Path(folder))
+    return {path: _Folded(leaf, pairs[path[:-2]]) if path.endswith(".w") and path[:-2] in pairs else leaf for path, leaf in ours.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A projection's adapter: a [layers, in, rank], b [layers, rank, out]."""
+
+    size: Size
+    a: jax.Array
+    b: jax.Array
+
+
+class _Folded:
+    """A projection and what its adapter adds, in float32, then back in the projection's type."""
+
+    def __init__(self, leaf: Leaf, pair: _Pair):
+        self._leaf, self._scale = leaf, pair.size.alpha / pair.size.rank
+        self._a, self._b = np.asarray(pair.a), np.asarray(pair.b)
+        self.shape, self.dtype, self.stacked = leaf.shape, leaf.dtype, True
+
+    def blocks(self, indices: Sequence[Index]) -> list[np.ndarray]:
+        found = []
+        for (layers, inside, outside), block in zip(indices, self._leaf.blocks(indices), strict=True):
+            change = self._scale * (self._a[layers, inside] @ self._b[layers, :, outside])
+            found.append((block.astype(np.float32) + change).astype(self.dtype))
+        return found
+
+
+def _read(shapes: Mapping[str, tuple[int, ...]], folder: Path) -> dict[str, _Pair]:
+    """The adapters of a folder by dotted path. shapes: of the projections that a model has, [layers, in, out]."""
+    told, tensors, rules_of = _told(folder / CONFIG), safetensors_io.TensorFile(folder / TENSORS), table()
     if not tensors:
         raise ValueError(f"{folder / TENSORS}: holds no tensor; copy it again.")
-    linears = {path: linear for path, linear in lora.linears(worn) if path in rules_of and _adapted(linear, rules_of[path], tensors)}
-    for path, linear in linears.items():
-        size = _size(folder / CONFIG, told, rules_of[path][0], linear.w.shape[0])
-        linear.attach(size.rank, size.alpha, jax.random.key(0))  # makes room; what is drawn is replaced
-        ours |= {f"{path}.lora_a": linear.lora_a[...], f"{path}.lora_b": linear.lora_b[...]}
-    places = rules.plan(ours, [rule for path in linears for rule in rules_of[path]])
-    for path, array in rules.read(places, tensors, where=str(folder / TENSORS)).items():
-        owner, _, leaf = path.rpartition(".")
-        getattr(linears[owner], leaf)[...] = array
-    return worn
+    sizes, wanted = {}, {}
+    for path, (layers, *ends) in ((path, shape) for path, shape in shapes.items() if path in rules_of):
+        if any(rule.key.format(layer=layer) in tensors for rule in rules_of[path] for layer in range(layers)):
+            size = sizes[path] = _size(folder / CONFIG, told, rules_of[path][0], layers)
+            wanted[f"{path}.lora_a"] = jax.ShapeDtypeStruct((layers, ends[0], size.rank), np.float32)
+            wanted[f"{path}.lora_b"] = jax.ShapeDtypeStruct((layers, size.rank, ends[1]), np.float32)
+    places = rules.plan(wanted, [rule for path in sizes for rule in rules_of[path]])
+    found = rules.read(places, tensors, where=str(folder / TENSORS))
+    return {path: _Pair(size=size, a=found[f"{path}.lora_a"], b=found[f"{path}.lora_b"]) for path, size in sizes.items()}
 
 
 def fields(sizes: Mapping[str, Size]) -> dict[str, Any]:
@@ -103,12 +142,7 @@ def name(path: str) -> str:
     return first.key.split("{layer}.")[1].removesuffix(".lora_A.weight")
 
 
-def _adapted(linear: lora.Linear, pair: tuple[Rule, Rule], tensors: Mapping[str, Any]) -> bool:
-    """Whether the file has anything for a projection, in any layer."""
-    return any(rule.key.format(layer=layer) in tensors for rule in pair for layer in range(linear.w.shape[0]))
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _told(path: Path) -> dict[str, Any]:
     """The fields of adapter_config.json; raises ValueError for what is not implemented."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the folder that holds {CONFIG} and {TENSORS}.")

@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from editr2_jax.models.bagel.bagel import Bagel
+from editr2_jax.porting import adapter as adapters
 from editr2_jax.porting import bagel_weights, byte_ranges, converted, export, model_card, rules
 from editr2_jax.porting.meter import Meter
 
@@ -43,6 +44,8 @@ def convert(
     to: str = "official",
     dtype: str | None = None,
     shards: int = 1,
+    adapter: str | Path | None = None,
+    card: model_card.Card | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Account:
     """Reads a checkpoint in either layout, accounting for every key both ways, and writes it again in either, a tensor at a time.
@@ -53,6 +56,8 @@ def convert(
         to: official (safetensors under PyTorch names), or orbax: our arrays, which load faster and restore onto any mesh.
         dtype: bfloat16 or float32; None keeps the types of the files, autoencoder included, and with them every bit.
         shards: files in which the official layout holds the model.
+        adapter: a folder of an adapter in PEFT's layout, which is folded into the weights.
+        card: what README.md of the folder tells; None writes none.
         say: takes a line about the progress now and then.
 
     Raises rules.WeightsError that lists every tensor that is unused, unfilled, misshapen or not finite, and ValueError for a folder that
@@ -65,6 +70,8 @@ def convert(
         raise ValueError(f"--shards is {shards}; it is for --to=official, at least 1.")
     source = byte_ranges.place(checkpoint)
     opened = bagel_weights.opened(source, dtype=dtype and jnp.dtype(dtype))
+    if adapter is not None:
+        opened = dataclasses.replace(opened, leaves=adapters.folded(opened.leaves, adapter))
     say(f"reading {source}: {len(opened.leaves)} parameters of ours, stacked over layers")
     say(f"writing {out}: the {to} layout, in {dtype or 'the types of the files'}")
     done = Meter(opened.nbytes, say)
@@ -78,6 +85,8 @@ def convert(
         bagel_weights.write_config(opened.config, folder)
         if to == "orbax":
             converted.finish(folder, opened.leaves, source=str(source))
+        if card is not None:
+            model_card.write(folder, model_card.whole(card, opened.config))
         return _account(opened.leaves, folder, names)
 
 
@@ -103,12 +112,12 @@ def export_model(
     with whole_folder(out) as folder:
         if adapter:
             export.write_adapter(model, folder, base=card.base)
-            model_card.write(folder, card, model, adapter=True)
+            model_card.write(folder, model_card.adapter(card, model))
             tensors = export.adapter(model)
             return Account(keys=len(tensors), parameters=sum(tensor.size for tensor in tensors.values()), size=_size(folder), tokenizer=())
         export.write_folder(model, folder, shards=shards)
         names = () if tokenizer is None else copy_tokenizer(byte_ranges.place(tokenizer), folder)
-        model_card.write(folder, card, model, adapter=False)
+        model_card.write(folder, model_card.whole(card, model.config))
         return _account(rules.leaves(model), folder, names)
 
 

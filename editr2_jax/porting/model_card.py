@@ -9,6 +9,7 @@ from typing import Any
 from flax import nnx
 
 from editr2_jax.models import lora
+from editr2_jax.models.bagel.config import BagelConfig
 from editr2_jax.porting import byte_ranges
 
 NAME = "README.md"
@@ -25,41 +26,40 @@ class Card:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def write(folder: Any, card: Card, model: nnx.Module, *, adapter: bool) -> None:
-    """Writes the card of an exported model, or of its adapter."""
-    (byte_ranges.place(folder) / NAME).write_text(text(card, model, adapter=adapter), encoding="utf-8")
+def whole(card: Card, config: BagelConfig) -> str:
+    """The card of all weights in the official layout."""
+    decoder = config.decoder
+    about = (
+        f"All weights in the official layout: `ema.safetensors` (or its shards and index), `ae.safetensors`, and the configuration. "
+        f"{decoder.layers} layers of width {decoder.width}, vocabulary {decoder.vocab}; adapters, if there were any, are folded in."
+    )
+    return _text(card, about, ["pipeline_tag: image-to-image"], [], "A BAGEL checkpoint", _LOAD_WHOLE)
 
 
-def text(card: Card, model: nnx.Module, *, adapter: bool) -> str:
-    """The card."""
-    head = ["---", "library_name: peft" if adapter else "pipeline_tag: image-to-image"]
-    head += [f"base_model: {card.base}"] if card.base else []
-    head += ["tags:", "- image-editing", "- bagel", *(["- lora"] if adapter else []), "---"]
-    title = card.title or ("A LoRA adapter for BAGEL" if adapter else "A BAGEL checkpoint")
-    parts = ["\n".join(head), f"# {title}"]
-    parts += [f"Base: `{card.base}`."] if card.base else []
-    parts += [card.method] if card.method else []
-    parts.append(_adapter(model) if adapter else _whole(model))
-    parts += [f"## Settings\n\n{_table('setting', card.settings)}"] if card.settings else []
-    parts += [f"## Measured\n\n{_table('quantity', card.metrics)}"] if card.metrics else []
-    parts.append(_LOAD_ADAPTER if adapter else _LOAD_WHOLE)
-    return "\n\n".join(parts) + "\n"
-
-
-def _adapter(model: nnx.Module) -> str:
+def adapter(card: Card, model: nnx.Module) -> str:
+    """The card of the adapter that a model wears."""
     worn = [(path, linear) for path, linear in lora.linears(model) if linear.lora_a is not None]
     sizes = sorted({(linear.lora_a.shape[-1], linear.lora_scale * linear.lora_a.shape[-1]) for _, linear in worn})
     told = ", ".join(f"rank {rank}, alpha {alpha:g}" for rank, alpha in sizes)
     where = ", ".join(f"`{path.removeprefix('decoder.layers.')}`" for path, _ in worn)
-    return f"LoRA ({told}) on {where} of every layer; `adapter_config.json` holds their names in the official model."
+    about = f"LoRA ({told}) on {where} of every layer; `adapter_config.json` holds their names in the official model."
+    return _text(card, about, ["library_name: peft"], ["- lora"], "A LoRA adapter for BAGEL", _LOAD_ADAPTER)
 
 
-def _whole(model: nnx.Module) -> str:
-    decoder = model.config.decoder
-    return (
-        f"All weights in the official layout: `ema.safetensors` (or its shards and index), `ae.safetensors`, and the configuration. "
-        f"{decoder.layers} layers of width {decoder.width}, vocabulary {decoder.vocab}; adapters, if there were any, are folded in."
-    )
+def write(folder: Any, text: str) -> None:
+    """Writes a card into an exported folder."""
+    (byte_ranges.place(folder) / NAME).write_text(text, encoding="utf-8")
+
+
+def _text(card: Card, about: str, kind: list[str], tags: list[str], title: str, loading: str) -> str:
+    base = [f"base_model: {card.base}"] if card.base else []
+    parts = ["\n".join(["---", *kind, *base, "tags:", "- image-editing", "- bagel", *tags, "---"]), f"# {card.title or title}"]
+    parts += [f"Base: `{card.base}`."] if card.base else []
+    parts += [card.method] if card.method else []
+    parts.append(about)
+    parts += [f"## Settings\n\n{_table('setting', card.settings)}"] if card.settings else []
+    parts += [f"## Measured\n\n{_table('quantity', card.metrics)}"] if card.metrics else []
+    return "\n\n".join([*parts, loading]) + "\n"
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:

@@ -8,8 +8,11 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from editr2_jax.cli import port
 from editr2_jax.models import lora
-from editr2_jax.porting import adapter, export, rules
+from editr2_jax.porting import adapter, bagel_weights, export, rules
+
+EVERY = [f"decoder.layers.gen.{part}" for part in ("q", "k", "v", "o", "gate", "up", "down")]
 
 
 @pytest.fixture
@@ -115,6 +118,19 @@ def test_projections_may_have_sizes_of_their_own(tmp_path):
 def test_the_names_that_peft_adapts_are_those_and_no_others(folder, module, meant):
     pattern = json.loads((folder / adapter.CONFIG).read_text())["target_modules"]
     assert bool(re.fullmatch(pattern, module)) == meant
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_folding_in_a_stream_is_folding_in_memory(worn, folder, tmp_path, dtype):
+    assert port.main(["export", f"--checkpoint={golden.FOLDER}", f"--fold={folder}", f"--out={tmp_path / 'out'}", f"--dtype={dtype}"]) == 0
+    found, before = bagel_weights.open_folder(tmp_path / "out")[0], bagel_weights.open_folder(golden.FOLDER)[0]
+    expected = bagel_weights.export(export.merged(worn))
+    for name, tensor in expected.items():
+        rtol, atol = (1e-5, 1e-5) if dtype == "float32" else (2**-8, 2**-8)  # the weights are rounded before and after
+        np.testing.assert_allclose(np.asarray(found[name], np.float32), tensor, rtol=rtol, atol=atol, err_msg=name)
+    changed = {name for name in before if not np.allclose(np.asarray(found[name], np.float32), before[name], rtol=0.02, atol=1e-5)}
+    assert {name.split(".", 4)[-1] for name in changed} == {f"{adapter.name(path)}.weight" for path in EVERY}
+    assert "adapters, if there were any, are folded in" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_model_wears_one_adapter(worn, folder):
