@@ -88,7 +88,7 @@ class _Folded:
     def __init__(self, leaf: Leaf, pair: _Pair):
         self._leaf, self._scale = leaf, pair.size.alpha / pair.size.rank
         self._a, self._b = np.asarray(pair.a), np.asarray(pair.b)
-        self.shape, self.dtype, self.stacked = leaf.shape, leaf.dtype, True
+        self.shape, self.dtype, self.stacked, self.together = leaf.shape, leaf.dtype, True, leaf.together
 
     def blocks(self, indices: Sequence[Index]) -> list[np.ndarray]:
         found = []

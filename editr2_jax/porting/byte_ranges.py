@@ -19,7 +19,7 @@ def place(path: Any) -> Any:
     """A local Path for a local name, an epath.Path for an address with a scheme; what is a path of another kind stays as it is."""
     if isinstance(path, str):
         return epath.Path(path) if "://" in path else Path(path).expanduser()
-    return path
+    return path.expanduser() if isinstance(path, Path) else path
 
 
 def is_local(path: Any) -> bool:

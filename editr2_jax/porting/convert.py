@@ -25,6 +25,7 @@ DTYPES = ("bfloat16", "float32")
 LAYOUTS = ("official", "orbax")
 # What a tokenizer may consist of; a folder has some of these, and a checkpoint without text has none.
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_TAKEN = "exists and is not an empty folder; choose another --out, nothing is overwritten."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def convert(
     The autoencoder keeps float32, as the official inference does. Tokenizer files are copied.
 
     Args:
-        to: official (safetensors under PyTorch names), or orbax: our arrays, which load faster and restore onto any mesh.
+        to: official (safetensors under PyTorch names), or orbax: our arrays, which restore onto any mesh.
         dtype: bfloat16 or float32; None keeps the types of the files, autoencoder included, and with them every bit.
         shards: files in which the official layout holds the model.
         adapter: a folder of an adapter in PEFT's layout, which is folded into the weights.
@@ -84,7 +85,7 @@ def convert(
         names = copy_tokenizer(source, folder)
         bagel_weights.write_config(opened.config, folder)
         if to == "orbax":
-            converted.finish(folder, opened.leaves, source=str(source))
+            converted.finish(folder, opened.leaves, source=source.name)
         if card is not None:
             model_card.write(folder, model_card.whole(card, opened.config))
         return _account(opened.leaves, folder, names)
@@ -160,9 +161,6 @@ def _remote_folder(out: Any) -> Iterator[None]:
         with contextlib.suppress(Exception):  # the first error is the one to tell
             out.rmtree()
         raise
-
-
-_TAKEN = "exists and is not an empty folder; choose another --out, nothing is overwritten."
 
 
 def copy_tokenizer(source: Any, folder: Any) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def opened(folder: Any, types: Callable[[str, Any], Any] = lambda path, own: own
 class _Stored:
     """A parameter in a converted checkpoint."""
 
-    stacked = False
+    stacked = together = False
 
     def __init__(self, store: ts.TensorStore, where: str, dtype: Any):
         self._store, self._where = store, where

@@ -30,6 +30,7 @@ class Leaf(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype
     stacked: bool  # the first axis counts layers, each of which is cheap to read by itself
+    together: bool  # blocks share what is read, so that asking for all of them at once is cheaper
 
     def blocks(self, indices: Sequence[Index]) -> list[np.ndarray]:
         """The blocks under these indices (a slice of step 1 per axis), in the leaf's type."""
@@ -67,7 +68,7 @@ def not_finite(part: np.ndarray) -> int:
 class Made:
     """A leaf that no file holds: a fixed table."""
 
-    stacked = False
+    stacked = together = False
 
     def __init__(self, array: Any, dtype: Any):
         self._array = np.asarray(array).astype(dtype)
@@ -79,6 +80,8 @@ class Made:
 
 class Turned:
     """A leaf that one PyTorch tensor fills, or one per layer, with the axes in another order."""
+
+    together = True  # a row of a tensor may go to several devices
 
     def __init__(
         self, keys: Sequence[str], tensors: Mapping[str, Any], shape: tuple[int, ...], dtype: Any, *, axes: tuple[int, ...] | None,
@@ -146,16 +149,14 @@ class Turned:
 def copy(part: np.ndarray, out: np.ndarray) -> None:
     """Copies into `out`, casting where the types differ; bits stay as they are where they do not."""
     hidden = _HIDDEN.get(out.dtype.itemsize) if part.dtype == out.dtype and out.dtype.kind == "V" else None
-    if hidden is None:
+    if hidden is not None:
+        part, out = part.view(hidden), out.view(hidden)
+    if part.ndim != 2:
         out[...] = part
-    else:
-        out.view(hidden)[...] = part.view(hidden)
-
-
-def turn(part: np.ndarray, out: np.ndarray) -> None:
-    """As copy, for a matrix whose axes were swapped: by strips that fit a processor's cache."""
-    for begin in range(0, out.shape[0], _TILE):
-        copy(part[begin : begin + _TILE], out[begin : begin + _TILE])
+        return
+    for row in range(0, out.shape[0], _TILE):  # one of the two may be turned: by tiles, either is read and written near where it was
+        for column in range(0, out.shape[1], _TILE):
+            out[row : row + _TILE, column : column + _TILE] = part[row : row + _TILE, column : column + _TILE]
 
 
 def whole(leaf: Leaf) -> np.ndarray:
@@ -173,13 +174,14 @@ def place(leaf: Leaf, sharding: jax.sharding.Sharding | None) -> jax.Array:
         name = _bounds(index, leaf.shape)
         holders.setdefault(name, []).append(device)
         index_of[name] = index
-    blocks = leaf.blocks(list(index_of.values()))
+    waiting = leaf.blocks(list(index_of.values())) if leaf.together else []
     arrays = []
-    for number, devices in enumerate(holders.values()):
+    for name, devices in holders.items():
+        block = waiting.pop(0) if leaf.together else leaf.blocks([index_of[name]])[0]
         for device in devices:
             to = jax.sharding.SingleDeviceSharding(device, memory_kind=sharding.memory_kind)
-            arrays.append(jax.block_until_ready(jax.device_put(blocks[number], to)))  # else the host keeps all of them until they are there
-        blocks[number] = None
+            arrays.append(jax.block_until_ready(jax.device_put(block, to)))  # else the host keeps all of them until they are there
+        del block
     return jax.make_array_from_single_device_arrays(leaf.shape, sharding, arrays, dtype=leaf.dtype)  # a process may hold nothing of it
 
 

@@ -202,7 +202,7 @@ class _Exported:
             return np.ascontiguousarray(array).reshape(self.place.key_shape)
         turned = array.transpose([axes.index(axis) for axis in range(len(axes))])
         out = np.empty(turned.shape, turned.dtype)
-        stored.turn(turned, out)
+        stored.copy(turned, out)
         return out.reshape(self.place.key_shape)
 
     def _ours(self) -> np.ndarray:

@@ -64,7 +64,7 @@ class StoredTensor:
         return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self._rows(0, self.shape[0]) if self.shape else self[()]
+        array = self._read(self._begin, self.shape)
         return array if dtype is None else array.astype(dtype)
 
     def __getitem__(self, index: Any) -> np.ndarray:
@@ -77,7 +77,7 @@ class StoredTensor:
         if isinstance(first, int) and -self.shape[0] <= first < self.shape[0]:
             first %= self.shape[0]
             return self._rows(first, first + 1)[(0, *parts[1:])]
-        return self._rows(0, self.shape[0])[index] if self.shape else self._read(self._begin, ())[index]
+        return self._read(self._begin, self.shape)[index]
 
     def _rows(self, begin: int, end: int) -> np.ndarray:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -205,7 +205,7 @@ def write(path: str | Path, tensors: Entries, *, digests: dict[str, str] | None 
     with unfinished.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, (shape, kind, read) in tensors.items():
-            array = np.ascontiguousarray(read())
+            array = np.asarray(read(), order="C")
             if array.shape != tuple(shape) or array.dtype != np.dtype(kind):
                 raise ValueError(f"{name}: announced as {np.dtype(kind)}{tuple(shape)}, given as {array.dtype}{array.shape}.")
             if digests is not None:

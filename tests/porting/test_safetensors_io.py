@@ -14,6 +14,8 @@ TENSORS = {
     "wide": np.arange(6, dtype=np.float32).reshape(2, 3),
     "half": np.array([[1.5], [-2.0]], ml_dtypes.bfloat16),
     "ids": np.array([1, 2, 3], np.int64),
+    "one": np.array(0.5, np.float32),
+    "none": np.zeros((0, 3), np.float32),
 }
 
 
