@@ -134,6 +134,29 @@ def test_folders_elsewhere_are_read_and_written_and_open_only_when_whole(tmp_pat
         bagel_weights.opened(out)
 
 
+def test_a_bucket_is_a_folder(monkeypatch, tmp_path):
+    """gs:// through etils.epath as users have it, the bucket behind it in memory."""
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Bucket(MemoryFileSystem):
+        protocol, store, pseudo_dirs, cachable = ("gcs", "gs"), {}, [""], False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return MemoryFileSystem._strip_protocol(path.removeprefix("gs://").removeprefix("gcs://"))
+
+    monkeypatch.setattr(fsspec, "filesystem", lambda name, **_: Bucket())
+    assert _convert(golden.FOLDER, "gs://bucket/one", "--shards=2") == 0
+    written = sorted(name.removeprefix("/bucket/one/") for name in Bucket.store if "ema" in name)
+    assert written == ["ema-00001-of-00002.safetensors", "ema-00002-of-00002.safetensors", "ema.safetensors.index.json"]
+    assert fake.compare("gs://bucket/one", fake.digests_of(golden.FOLDER)) == []
+    assert _convert("gs://bucket/one", tmp_path / "here", "--to=orbax") == 0
+    assert np.array_equal(bagel_weights.load_folder(tmp_path / "here").decoder.embed[...], EMA["language_model.model.embed_tokens.weight"])
+    with pytest.raises(ValueError, match="gs://bucket/one: exists and is not an empty folder"):
+        _convert(golden.FOLDER, "gs://bucket/one")
+
+
 def test_the_card_tells_what_it_was_given_and_no_more(tmp_path):
     model = nnx.clone(golden.model())
     lora.attach(model, lora.LoraConfig(rank=2, alpha=3.0, experts=("gen",)), key=jax.random.key(0))

@@ -130,3 +130,19 @@ def test_a_made_table_gives_its_blocks():
     assert block.dtype == jnp.bfloat16
     np.testing.assert_array_equal(block.astype(int), [[4, 5], [8, 9]])
     assert list(itertools.chain(made.shape)) == [3, 4]
+
+
+def test_blocks_that_share_nothing_are_asked_for_one_by_one():
+    asked = []
+
+    class Apart:
+        stacked, together, shape, dtype = False, False, (4, 2), np.dtype(np.float32)
+
+        def blocks(self, indices):
+            asked.append(len(indices))
+            return [np.ones([part.indices(length)[1] - part.indices(length)[0] for part, length in zip(index, self.shape, strict=True)],
+                            np.float32) for index in indices]  # fmt: skip
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))
+    placed = leaves.place(Apart(), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))
+    assert asked == [1] * len(jax.devices()) and placed.shape == (4, 2)
