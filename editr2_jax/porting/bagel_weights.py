@@ -1,8 +1,16 @@
-"""Names of BAGEL's weights (ema.safetensors and ae.safetensors), and a whole checkpoint folder in and out of the model."""
+"""Names of BAGEL's weights (ema.safetensors and ae.safetensors), and a whole checkpoint folder in and out of the model.
+
+A folder is in the official layout, or one that `port convert --to=orbax` made of it; both load onto any mesh. Local, or at an address such
+as gs://bucket/folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +20,9 @@ from flax import nnx
 
 from editr2_jax.models.bagel import bagel
 from editr2_jax.models.bagel.config import BagelConfig
-from editr2_jax.porting import rules, safetensors_io, vae_weights, vit_weights
+from editr2_jax.porting import byte_ranges, converted, leaves, rules, safetensors_io, vae_weights, vit_weights
+from editr2_jax.porting.leaves import Leaf
+from editr2_jax.porting.meter import Meter
 from editr2_jax.porting.rules import Rule
 
 _LAYER = "language_model.model.layers.{layer}"
@@ -52,22 +62,75 @@ RULES = (
 VAE_RULES = vae_weights.RULES
 
 
-def open_folder(folder: str | Path) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+CONFIGS = ("llm_config.json", "vit_config.json", "bagel_config.json", "config.json")
+
+
+def open_folder(folder: str | Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The tensors of the model and of the autoencoder in a checkpoint folder, each in one file or in shards."""
     return safetensors_io.open_tensors(folder, ("ema", "model")), safetensors_io.open_tensors(folder, ("ae",))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A checkpoint folder in either layout, of which names, shapes and types are read, and no numbers yet."""
+
+    config: BagelConfig
+    leaves: Mapping[str, Leaf]  # by dotted path, the autoencoder's under "vae."
+    unsound: Mapping[str, leaves.Unsound]  # by file: what reading has met so far
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all leaves."""
+        return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in self.leaves.values())
+
+    def check(self) -> None:
+        """Raises rules.WeightsError that lists every tensor in which reading has met numbers that are not finite."""
+        problems = {where: {"not finite": unsound.listed()} for where, unsound in self.unsound.items() if unsound.listed()}
+        if problems:
+            raise rules.WeightsError(problems)
+
+
+def opened(folder: str | Path, *, dtype: Any = None) -> Opened:
+    """A checkpoint folder, its keys accounted for both ways.
+
+    Args:
+        dtype: of the model's parameters, the autoencoder stays float32; None keeps the files' own types.
+
+    Raises FileNotFoundError or ValueError for a folder that is no checkpoint, rules.WeightsError listing what does not fit the model.
+    """
+    config = read_config(folder)
+    model = bagel.abstract(config, dtype or jnp.float32)
+    if converted.is_here(folder):
+        own = lambda path, kind: kind if dtype is None else jnp.float32 if path.startswith("vae.") else dtype  # noqa: E731
+        return Opened(config=config, leaves=_of_ours(folder, model, own), unsound={})
+    found, unsound, problems = {}, {}, {}
+    parts = (("", rules.leaves(model, without=("vae",)), RULES), ("vae.", rules.leaves(bagel.abstract(config), under="vae"), VAE_RULES))
+    for (prefix, ours, table), tensors in zip(parts, open_folder(folder), strict=True):
+        where = str(tensors)
+        unsound[where] = leaves.Unsound()
+        try:
+            part = rules.opened(rules.plan(ours, table), tensors, where=where, unsound=unsound[where], own_types=dtype is None)
+            found |= {prefix + path: leaf for path, leaf in part.items()}
+        except rules.WeightsError as error:
+            problems |= error.problems
+    if problems:
+        raise rules.WeightsError(problems)
+    return Opened(config=config, leaves=found, unsound=unsound)
+
+
 def load(
     model: bagel.Bagel,
-    tensors: Mapping[str, np.ndarray],
-    vae_tensors: Mapping[str, np.ndarray] | None = None,
+    tensors: Mapping[str, Any],
+    vae_tensors: Mapping[str, Any] | None = None,
     *,
     sharding: rules.Sharding | None = None,
+    done: Callable[[str, int], None] = lambda path, size: None,
 ) -> bagel.Bagel:
     """A copy of the model, abstract or real, filled from PyTorch tensors by name; without `vae_tensors` the autoencoder stays as it is.
 
     Args:
         sharding: (dotted path, shape) -> where the parameter lives; None leaves it on the default device.
+        done: is told the path and the bytes of every parameter that is there.
 
     Raises rules.WeightsError that lists every tensor of both files that is unused, unfilled, misshapen or not finite.
     """
@@ -77,8 +140,9 @@ def load(
         files.append(("vae.", rules.leaves(model, under="vae"), vae_tensors, VAE_RULES, "autoencoder weights"))
     for prefix, ours, source, table, name in files:
         within = None if sharding is None else lambda path, shape, prefix=prefix: sharding(prefix + path, shape)
+        where = name if isinstance(source, dict) else str(source)
         try:
-            found = rules.read(rules.plan(ours, table), source, where=name if isinstance(source, dict) else str(source), sharding=within)
+            found = rules.read(rules.plan(ours, table), source, where=where, sharding=within, done=done)
             arrays |= {prefix + path: array for path, array in found.items()}
         except rules.WeightsError as error:
             problems |= error.problems  # both files are looked through before anything is said
@@ -93,15 +157,79 @@ def load_folder(
     config: BagelConfig | None = None,
     dtype: Any = jnp.float32,
     sharding: rules.Sharding | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> bagel.Bagel:
-    """The model of a checkpoint folder: configuration (unless given), weights and autoencoder, parameters in `dtype`."""
-    config = config or BagelConfig.from_folder(folder)
-    return load(bagel.abstract(config, dtype), *open_folder(folder), sharding=sharding)
+    """The model of a checkpoint folder in either layout: configuration (unless given), weights and autoencoder, parameters in `dtype`.
+
+    Args:
+        sharding: (dotted path, shape) -> where the parameter lives; each process reads what its own devices hold.
+        say: takes a line about the progress now and then.
+    """
+    model = bagel.abstract(config or read_config(folder), dtype)
+    ours = rules.leaves(model)
+    done = Meter(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in ours.values()), say)
+    if not converted.is_here(folder):
+        return load(model, *open_folder(folder), sharding=sharding, done=done)
+    arrays = {}
+    for path, leaf in _of_ours(folder, model, lambda path, own: ours[path].dtype).items():
+        arrays[path] = leaves.place(leaf, sharding and sharding(path, leaf.shape))
+        done(path, arrays[path].nbytes)
+    return rules.fill(model, arrays)
+
+
+def read_config(folder: str | Path) -> BagelConfig:
+    """The configuration of a checkpoint folder, local or not."""
+    folder = byte_ranges.place(folder)
+    if byte_ranges.is_local(folder):
+        return BagelConfig.from_folder(folder)
+    with tempfile.TemporaryDirectory() as here:
+        for name in CONFIGS:
+            if (folder / name).exists():
+                (Path(here) / name).write_bytes((folder / name).read_bytes())
+        try:
+            return BagelConfig.from_folder(here)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(str(error).replace(here, str(folder))) from error
+
+
+def write_config(config: BagelConfig, folder: str | Path) -> None:
+    """Writes the configuration into a folder, local or not."""
+    folder = byte_ranges.place(folder)
+    with tempfile.TemporaryDirectory() as here:
+        config.write_folder(here)
+        for path in sorted(Path(here).iterdir()):
+            with (folder / path.name).open("wb") as file, path.open("rb") as told:
+                shutil.copyfileobj(told, file)
+
+
+def _of_ours(folder: str | Path, model: bagel.Bagel, types: Callable[[str, Any], Any]) -> dict[str, Leaf]:
+    """The leaves of a converted folder, which must be those of the model; types: as in converted.opened."""
+    wanted = rules.leaves(model)
+    found = converted.opened(folder, lambda path, own: types(path, own) if path in wanted else own)
+    problems = {
+        "unused": [path for path in found if path not in wanted],
+        "unfilled": [path for path in wanted if path not in found],
+        "misshapen": [
+            f"{path} (file {found[path].shape}, model {tuple(leaf.shape)})"
+            for path, leaf in wanted.items()
+            if path in found and found[path].shape != tuple(leaf.shape)
+        ],
+    }
+    if any(problems.values()):
+        raise rules.WeightsError({str(folder): problems})
+    return found
 
 
 def export(ours: nnx.Module | nnx.State | Mapping) -> dict[str, np.ndarray]:
     """PyTorch names -> arrays for the model's parameters, or for gradients of them; without autoencoder and adapters."""
     return rules.export(rules.leaves(ours, without=("vae",)), RULES)
+
+
+def entries(ours: Mapping[str, Any]) -> tuple[safetensors_io.Entries, safetensors_io.Entries]:
+    """What the two official files hold, for a writer: from leaves or arrays by dotted path, the autoencoder's under "vae."."""
+    model = {path: leaf for path, leaf in ours.items() if not path.startswith("vae.")}
+    vae = {path.removeprefix("vae."): leaf for path, leaf in ours.items() if path.startswith("vae.")}
+    return rules.export_lazily(model, RULES), rules.export_lazily(vae, VAE_RULES)
 
 
 def export_vae(ours: nnx.Module | nnx.State | Mapping) -> dict[str, np.ndarray]:

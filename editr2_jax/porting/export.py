@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,44 @@ from flax import nnx
 from editr2_jax.models import lora
 from editr2_jax.models.bagel import bagel
 from editr2_jax.porting import adapter as adapters
-from editr2_jax.porting import bagel_weights, rules, safetensors_io
+from editr2_jax.porting import bagel_weights, byte_ranges, rules, safetensors_io
 
 
-def write_folder(model: bagel.Bagel, folder: str | Path) -> None:
-    """Writes configuration, ema.safetensors and ae.safetensors, tensor by tensor, in the parameters' types.
+def write_folder(model: bagel.Bagel, folder: str | Path, *, shards: int = 1) -> None:
+    """Writes configuration, ema.safetensors (or shards and their index) and ae.safetensors, tensor by tensor, in the parameters' types.
 
     Adapters are folded into the weights they adapt, so what is written draws what the model draws.
     """
-    folder = Path(folder)
-    model.config.write_folder(folder)
-    model = merged(model)
-    for name, ours, table in (
-        ("ema", rules.leaves(model, without=("vae",)), bagel_weights.RULES),
-        ("ae", rules.leaves(model, under="vae"), bagel_weights.VAE_RULES),
-    ):
-        safetensors_io.write(folder / f"{name}.safetensors", rules.export_lazily(ours, table))
+    byte_ranges.place(folder).mkdir(parents=True, exist_ok=True)
+    write_leaves(rules.leaves(merged(model)), folder, shards=shards)
+    bagel_weights.write_config(model.config, folder)
+
+
+def write_leaves(
+    ours: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    shards: int = 1,
+    done: Callable[[str, int], None] = lambda name, size: None,
+) -> None:
+    """Writes the two official files from arrays, or leaves that are still in a file, by dotted path; one tensor at a time is in memory.
+
+    Args:
+        done: is told the name and the bytes of every tensor that is about to be written.
+    """
+    folder = byte_ranges.place(folder)
+    for name, count, entries in zip(("ema", "ae"), (shards, 1), bagel_weights.entries(ours), strict=True):
+        told = {key: (shape, kind, _telling(key, give, done)) for key, (shape, kind, give) in entries.items()}
+        safetensors_io.write_sharded(folder, name, told, count)
+
+
+def _telling(key: str, give: Callable[[], np.ndarray], done: Callable[[str, int], None]) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        tensor = give()
+        done(key, tensor.nbytes)
+        return tensor
+
+    return read
 
 
 def merged(model: nnx.Module) -> nnx.Module:
@@ -58,26 +81,18 @@ def adapter(model: nnx.Module) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_adapter(model: nnx.Module, folder: str | Path) -> None:
-    """Writes adapter_model.safetensors and adapter_config.json, as PEFT reads them."""
-    folder = Path(folder)
+def write_adapter(model: nnx.Module, folder: str | Path, *, base: str | None = None) -> None:
+    """Writes adapter_model.safetensors and adapter_config.json, as PEFT reads them. base: the checkpoint the adapter belongs to."""
+    folder = byte_ranges.place(folder)
     tensors = adapter(model)
     folder.mkdir(parents=True, exist_ok=True)
     entries: dict[str, Any] = {name: (array.shape, array.dtype, lambda array=array: array) for name, array in tensors.items()}
     safetensors_io.write(folder / adapters.TENSORS, entries)
-    adapted = next(linear for _, linear in lora.linears(model) if linear.lora_a is not None)
-    rank = adapted.lora_a.shape[-1]
-    targets = sorted({name.removeprefix(adapters.PREFIX).rsplit(".lora_", 1)[0].split(".", 4)[-1] for name in tensors})
-    fields = {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": adapted.lora_scale * rank,
-        "target_modules": targets,
-        "bias": "none",
-        "lora_dropout": 0.0,
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "base_model_name_or_path": None,
-        "task_type": None,
-    }
+    sizes = {path: _size_of(linear) for path, linear in lora.linears(model) if linear.lora_a is not None}
+    fields = adapters.fields(sizes) | {"base_model_name_or_path": base}
     (folder / adapters.CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _size_of(linear: lora.Linear) -> adapters.Size:
+    rank = linear.lora_a.shape[-1]
+    return adapters.Size(rank=rank, alpha=linear.lora_scale * rank)

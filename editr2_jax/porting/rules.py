@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from editr2_jax.porting import leaves as stored
+from editr2_jax.porting.leaves import Leaf, Sharding
 
 # Axes of the PyTorch tensor in our order, and how many axes of length 1 PyTorch has behind them.
 _FORMS = {"same": (None, 0), "linear": ((1, 0), 0), "conv": ((2, 3, 1, 0), 0), "pointwise": ((1, 0), 2)}
 _ADAPTER = {"lora_a", "lora_b"}
-
-Sharding = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,31 +108,55 @@ def plan(ours: Mapping[str, Any], rules: Iterable[Rule]) -> list[Place]:
     return places
 
 
+def opened(
+    places: list[Place], tensors: Mapping[str, Any], *, where: str | None = None, unsound: stored.Unsound, own_types: bool = False
+) -> dict[str, Leaf]:
+    """Our parameters by path, still in the file; nothing is read.
+
+    Args:
+        unsound: counts what is not finite when it is read.
+        own_types: the file's types instead of ours.
+
+    Raises WeightsError that lists all that is unused, unfilled or misshapen.
+    """
+    problems = _compare(places, tensors)
+    if any(problems.values()):
+        raise WeightsError({_told(tensors, where): problems})
+    return {place.path: _leaf(place, tensors, unsound, own_types) for place in places}
+
+
 def read(
-    places: list[Place], tensors: Mapping[str, np.ndarray], *, where: str | None = None, sharding: Sharding | None = None
+    places: list[Place],
+    tensors: Mapping[str, Any],
+    *,
+    where: str | None = None,
+    sharding: Sharding | None = None,
+    done: Callable[[str, int], None] = lambda path, size: None,
 ) -> dict[str, Any]:
     """Our arrays by path, in our types, from PyTorch tensors by name.
 
-    With `sharding` each device's slice is read by itself and the whole array is never on one machine.
+    With `sharding` this process reads what its own devices hold, and the whole array is never on one machine.
+
+    Args:
+        done: is told the path and the bytes of every parameter that is there.
+
     Raises WeightsError that lists all that is unused, unfilled, misshapen or not finite; then nothing is returned.
     """
-    problems = _compare(places, tensors)
-    bad = problems["unfilled"] or problems["misshapen"] or problems["unused"]
-    unsound: dict[str, int] = {}
-    arrays = {}
-    for place in places:
-        missing = [key for key in place.keys if key not in tensors]
-        if bad:  # only look for what else is wrong, so that one error tells all
-            for key in set(place.keys) - set(missing):
-                if tuple(tensors[key].shape) == place.key_shape:
-                    _check_finite(key, np.asarray(tensors[key]), unsound)
-        elif missing:
-            arrays[place.path] = jnp.asarray(place.rule.rebuild(place.shape), place.dtype)
-        else:
-            arrays[place.path] = _array(place, tensors, sharding and sharding(place.path, place.shape), unsound)
-    problems["not finite"] = [f"{key} ({count} numbers)" for key, count in unsound.items()]
+    unsound, arrays = stored.Unsound(), {}
+    try:
+        for path, leaf in opened(places, tensors, where=where, unsound=unsound).items():
+            arrays[path] = stored.place(leaf, sharding and sharding(path, leaf.shape))
+            done(path, arrays[path].nbytes)
+        problems = {}
+    except WeightsError as error:  # only look for what else is wrong, so that one error tells all
+        problems = dict(error.problems[_told(tensors, where)])
+        for place in places:
+            for key in place.keys:
+                if key in tensors and tuple(tensors[key].shape) == place.key_shape:
+                    unsound.look(key, np.asarray(tensors[key]))
+    problems["not finite"] = unsound.listed()
     if any(problems.values()):
-        raise WeightsError({where or ("weights" if isinstance(tensors, dict) else str(tensors)): problems})
+        raise WeightsError({_told(tensors, where): problems})
     return arrays
 
 
@@ -172,10 +196,24 @@ class _Exported:
     index: int
 
     def __call__(self) -> np.ndarray:
-        array = np.asarray(self.leaf[self.index] if self.place.stacked else self.leaf)
+        array = self._ours()
         axes, _ = _FORMS[self.place.rule.form]
-        turned = array if axes is None else array.transpose([axes.index(axis) for axis in range(len(axes))])
-        return np.ascontiguousarray(turned).reshape(self.place.key_shape)
+        if axes is None:
+            return np.ascontiguousarray(array).reshape(self.place.key_shape)
+        turned = array.transpose([axes.index(axis) for axis in range(len(axes))])
+        out = np.empty(turned.shape, turned.dtype)
+        stored.copy(turned, out)
+        return out.reshape(self.place.key_shape)
+
+    def _ours(self) -> np.ndarray:
+        """The leaf, or its layer, in our axis order."""
+        if not hasattr(self.leaf, "blocks"):
+            return np.asarray(self.leaf[self.index] if self.place.stacked else self.leaf)
+        every = [slice(0, length) for length in self.leaf.shape]
+        if self.place.stacked:
+            every[0] = slice(self.index, self.index + 1)
+        (block,) = self.leaf.blocks([tuple(every)])
+        return block[0] if self.place.stacked else block
 
 
 def _compare(places: list[Place], tensors: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
@@ -189,37 +227,18 @@ def _compare(places: list[Place], tensors: Mapping[str, np.ndarray]) -> dict[str
     return {"unused": [key for key in tensors if key not in wanted], "unfilled": unfilled, "misshapen": misshapen}
 
 
-def _array(place: Place, tensors: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding | None, unsound: dict[str, int]) -> jax.Array:
-    def block(index: tuple[slice, ...]) -> np.ndarray:
-        bounds = [range(*part.indices(length)) for part, length in zip(index, place.shape, strict=True)]
-        out = np.empty([len(bound) for bound in bounds], place.dtype)
-        layers, inside = (bounds[0], index[1:]) if place.stacked else ([None], index)
-        for row, layer in enumerate(layers):
-            key = place.keys[layer or 0]
-            part = _turned(tensors[key], place.rule.form, inside)
-            _check_finite(key, part, unsound)
-            out[row if place.stacked else ...] = part
-        return out
-
-    if sharding is None:
-        return jnp.asarray(block((slice(None),) * len(place.shape)))
-    return jax.make_array_from_callback(place.shape, sharding, block)
+def _leaf(place: Place, tensors: Mapping[str, Any], unsound: stored.Unsound, own_types: bool) -> Leaf:
+    here = [key for key in place.keys if key in tensors]
+    if not here:  # a table that can be made again
+        return stored.Made(place.rule.rebuild(place.shape), place.dtype)
+    dtype = np.result_type(*{tensors[key].dtype for key in here}) if own_types else place.dtype
+    axes, _ = _FORMS[place.rule.form]
+    return stored.Turned(place.keys, tensors, place.shape, dtype, axes=axes, stacked=place.stacked, unsound=unsound)
 
 
-def _turned(tensor: np.ndarray, form: str, inside: tuple[slice, ...]) -> np.ndarray:
-    """A block of one PyTorch tensor in our axis order; only that block is touched."""
-    axes, tail = _FORMS[form]
-    if axes is None:
-        return np.asarray(tensor[inside])
-    theirs = tuple(inside[axes.index(axis)] for axis in range(len(axes)))
-    return np.asarray(tensor[theirs + (0,) * tail]).transpose(axes)
-
-
-def _check_finite(key: str, part: np.ndarray, unsound: dict[str, int]) -> None:
-    if part.dtype.kind in "fV":  # V: bfloat16 and its relatives
-        count = int(part.size - np.count_nonzero(np.isfinite(part)))
-        if count:
-            unsound[key] = max(count, unsound.get(key, 0))
+def _told(tensors: Mapping[str, Any], where: str | None) -> str:
+    """What an error calls the file."""
+    return where or ("weights" if isinstance(tensors, dict) else str(tensors))
 
 
 def _pattern(path: str) -> re.Pattern[str]:

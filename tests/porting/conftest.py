@@ -2,3 +2,4 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))  # bagel_cases
+sys.path.insert(0, str(Path(__file__).parent))  # elsewhere, torch_bagel

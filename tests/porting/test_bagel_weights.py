@@ -161,7 +161,7 @@ def test_an_adapter_is_written_as_peft_reads_it(tmp_path):
     np.testing.assert_array_equal(tensors[f"{stem}.lora_B.weight"], np.asarray(model.decoder.layers.gen.k.lora_b[...][1]).T)
     fields = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (fields["r"], fields["lora_alpha"]) == (3, 6.0)
-    assert "self_attn.k_proj_moe_gen" in fields["target_modules"] and "mlp.up_proj" in fields["target_modules"]
+    assert r"self_attn\.k_proj_moe_gen" in fields["target_modules"] and r"mlp\.up_proj" in fields["target_modules"]
     with pytest.raises(ValueError, match="no adapter"):
         export.adapter(golden.model())
 

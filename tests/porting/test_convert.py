@@ -7,13 +7,14 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from elsewhere import Elsewhere
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from editr2_jax.cli import port
 from editr2_jax.models import lora
 from editr2_jax.models.bagel import config
-from editr2_jax.porting import convert, rules
+from editr2_jax.porting import bagel_weights, convert, export, fake, model_card, rules
 
 pytestmark = pytest.mark.golden
 
@@ -86,10 +87,87 @@ def test_a_model_is_exported_whole_or_as_its_adapter(tmp_path):
     assert (whole.keys, set(load_file(tmp_path / "whole" / "ema.safetensors"))) == (len(EMA) + len(AE), set(EMA))
     adapter = convert.export_model(model, tmp_path / "adapter", adapter=True)
     assert adapter.keys == 2 * 2 * 7 * 2  # two matrices, two experts, seven projections, two layers
-    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    written = sorted(path.name for path in (tmp_path / "adapter").iterdir())
+    assert written == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     with pytest.raises(ValueError, match="no adapter"):
         convert.export_model(golden.model(), tmp_path / "none", adapter=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_shards_are_written_with_their_index(tmp_path):
+    assert _convert(golden.FOLDER, tmp_path / "out", "--shards=3") == 0
+    assert len(list((tmp_path / "out").glob("ema-*.safetensors"))) == 3
+    ours, _ = bagel_weights.open_folder(tmp_path / "out")
+    assert set(ours) == set(EMA) and all(np.array_equal(ours[key], EMA[key]) for key in EMA)
+    with pytest.raises(ValueError, match="--shards is 2; it is for --to=official"):
+        _convert(golden.FOLDER, tmp_path / "more", "--shards=2", "--to=orbax")
+
+
+def test_without_a_type_every_bit_stays(tmp_path):
+    """A file of mixed types, with zeros that have a sign; the autoencoder too."""
+    source = tmp_path / "source"
+    shutil.copytree(golden.FOLDER, source)
+    mixed = {key: tensor if key.endswith("pos_embed") else tensor.astype(ml_dtypes.bfloat16) for key, tensor in EMA.items()}
+    mixed["vae2llm.bias"] = np.full_like(mixed["vae2llm.bias"], -0.0)
+    save_file(mixed, source / "ema.safetensors")
+    save_file({key: tensor.astype(ml_dtypes.bfloat16) for key, tensor in AE.items()}, source / "ae.safetensors")
+    assert _convert(source, tmp_path / "ours", "--to=orbax") == 0
+    for name, start in (("back", tmp_path / "ours"), ("copy", source)):
+        assert _convert(start, tmp_path / name) == 0
+        assert not fake.compare(tmp_path / name, fake.digests_of(source))
+
+
+def test_folders_elsewhere_are_read_and_written_and_open_only_when_whole(tmp_path, monkeypatch):
+    source, out = Elsewhere(golden.FOLDER), Elsewhere(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_leaves", lambda *_, **__: (_ for _ in ()).throw(OSError("the line is down")))
+        with pytest.raises(OSError, match="the line is down"):
+            convert.convert(source, out)
+    assert not out.exists()
+    convert.convert(source, out)
+    assert not fake.compare(out, fake.digests_of(golden.FOLDER))
+    assert bagel_weights.read_config(out) == config.tiny()
+    with pytest.raises(ValueError, match="gs://bucket: exists and is not an empty folder"):
+        convert.convert(source, out)
+    (tmp_path / "out" / "llm_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="gs://bucket/llm_config.json: no such file"):
+        bagel_weights.opened(out)
+
+
+def test_a_bucket_is_a_folder(monkeypatch, tmp_path):
+    """gs:// through etils.epath as users have it, the bucket behind it in memory."""
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Bucket(MemoryFileSystem):
+        protocol, store, pseudo_dirs, cachable = ("gcs", "gs"), {}, [""], False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return MemoryFileSystem._strip_protocol(path.removeprefix("gs://").removeprefix("gcs://"))
+
+    monkeypatch.setattr(fsspec, "filesystem", lambda name, **_: Bucket())
+    assert _convert(golden.FOLDER, "gs://bucket/one", "--shards=2") == 0
+    written = sorted(name.removeprefix("/bucket/one/") for name in Bucket.store if "ema" in name)
+    assert written == ["ema-00001-of-00002.safetensors", "ema-00002-of-00002.safetensors", "ema.safetensors.index.json"]
+    assert fake.compare("gs://bucket/one", fake.digests_of(golden.FOLDER)) == []
+    assert _convert("gs://bucket/one", tmp_path / "here", "--to=orbax") == 0
+    assert np.array_equal(bagel_weights.load_folder(tmp_path / "here").decoder.embed[...], EMA["language_model.model.embed_tokens.weight"])
+    with pytest.raises(ValueError, match="gs://bucket/one: exists and is not an empty folder"):
+        _convert(golden.FOLDER, "gs://bucket/one")
+
+
+def test_the_card_tells_what_it_was_given_and_no_more(tmp_path):
+    model = nnx.clone(golden.model())
+    lora.attach(model, lora.LoraConfig(rank=2, alpha=3.0, experts=("gen",)), key=jax.random.key(0))
+    card = model_card.Card(base="a/base", method="Trained by a method.", settings={"lora.rank": 2}, metrics={"reward/mean": 0.51234567})
+    convert.export_model(model, tmp_path / "adapter", adapter=True, card=card)
+    text = (tmp_path / "adapter" / "README.md").read_text()
+    given = ("base_model: a/base", "Trained by a method.", "| lora.rank | 2 |", "| reward/mean | 0.512346 |")
+    assert all(told in text for told in (*given, "rank 2, alpha 3", "`gen.down`"))
+    convert.export_model(model, tmp_path / "whole")
+    text = (tmp_path / "whole" / "README.md").read_text()
+    assert "2 layers of width 64" in text and "Measured" not in text and "Settings" not in text and "base_model" not in text
 
 
 def test_export_wants_one_source(tmp_path):

@@ -1,17 +1,21 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import bagel_cases as golden
 import ml_dtypes
 import numpy as np
 import pytest
+from elsewhere import Elsewhere
 from safetensors.numpy import load_file, save_file
 
-from editr2_jax.porting import safetensors_io
+from editr2_jax.porting import byte_ranges, safetensors_io
 
 TENSORS = {
     "wide": np.arange(6, dtype=np.float32).reshape(2, 3),
     "half": np.array([[1.5], [-2.0]], ml_dtypes.bfloat16),
     "ids": np.array([1, 2, 3], np.int64),
+    "one": np.array(0.5, np.float32),
+    "none": np.zeros((0, 3), np.float32),
 }
 
 
@@ -94,9 +98,48 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path):
         safetensors_io.open_tensors(tmp_path, ("ema",))
 
 
-def test_slices_of_the_recorded_checkpoint_are_views():
+def test_a_slice_reads_its_rows_and_no_others(monkeypatch):
     file = safetensors_io.open_tensors(golden.FOLDER, ("ema",))
     name = "language_model.model.embed_tokens.weight"
-    tensor = file[name]
-    assert isinstance(tensor.base, np.ndarray) and not tensor.flags.writeable
-    np.testing.assert_array_equal(tensor[3:5], load_file(golden.FOLDER / "ema.safetensors")[name][3:5])
+    whole, tensor, read = load_file(golden.FOLDER / "ema.safetensors")[name], file[name], []
+    real = byte_ranges.ByteRanges.read_into
+    note = lambda self, at, out, what: (read.append(out.nbytes), real(self, at, out, what))  # noqa: E731
+    monkeypatch.setattr(byte_ranges.ByteRanges, "read_into", note)
+    row, every = whole[0].nbytes, len(whole)
+    for index, rows in ((np.s_[3:5], 2), (7, 1), (-1, 1), (np.s_[3:5, 1:9], 2), (np.s_[5:3], 0), (np.s_[::2], every)):
+        read.clear()
+        np.testing.assert_array_equal(tensor[index], whole[index])
+        assert sum(read) == rows * row
+    assert (tensor.shape, tensor.dtype, tensor.nbytes, len(tensor)) == (whole.shape, whole.dtype, whole.nbytes, len(whole))
+
+
+def test_files_behind_another_kind_of_path_are_read_the_same_way(path):
+    ours = safetensors_io.open_tensors(Elsewhere(path.parent))
+    assert str(ours) == "gs://bucket/model.safetensors"
+    for name, expected in TENSORS.items():
+        np.testing.assert_array_equal(ours[name], expected)
+    with ThreadPoolExecutor(4) as pool:  # one file, many readers
+        assert all(pool.map(lambda row: np.array_equal(ours["wide"][row], TENSORS["wide"][row]), [0, 1] * 50))
+    shrinking = safetensors_io.open_tensors(Elsewhere(path.parent))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="gs://bucket/model.safetensors: tensor .* ends early"):
+        [np.asarray(tensor) for tensor in shrinking.values()]
+
+
+def test_shards_are_of_about_one_size_and_read_back(tmp_path):
+    tensors = {f"t{number}": np.full((number + 1, 8), number, ml_dtypes.bfloat16) for number in range(9)}
+    entries = {name: (array.shape, array.dtype, lambda array=array: array) for name, array in tensors.items()}
+    digests = {}
+    safetensors_io.write_sharded(tmp_path, "ema", entries, 3, digests=digests)
+    assert len(list(tmp_path.glob("ema-0000?-of-00003.safetensors"))) == 3
+    ours = safetensors_io.open_tensors(tmp_path, ("ema",))
+    assert list(ours) == list(tensors)
+    assert all(np.array_equal(ours[name], array) and safetensors_io.digest(ours[name]) == digests[name] for name, array in tensors.items())
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.safetensors")]
+    assert max(sizes) < 2 * min(sizes)
+
+
+def test_a_digest_tells_type_shape_and_numbers_apart():
+    ones = np.ones((2, 3), np.float32)
+    others = (ones.T, ones.astype(np.float16), ones * 2, ones[:1])
+    assert len({safetensors_io.digest(np.ascontiguousarray(array)) for array in (ones, *others)}) == 5

@@ -1,0 +1,62 @@
+"""Ranges of a file's bytes, on a local disk or behind an address such as gs://bucket/file, read straight into arrays.
+
+Files are read, not mapped: pages of a mapped file count as the process's memory, and 29 GB of weights pass through here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+
+def place(path: Any) -> Any:
+    """A local Path for a local name, an epath.Path for an address with a scheme; what is a path of another kind stays as it is."""
+    if isinstance(path, str):
+        return epath.Path(path) if "://" in path else Path(path).expanduser()
+    return path.expanduser() if isinstance(path, Path) else path
+
+
+def is_local(path: Any) -> bool:
+    """Whether the operating system can open the path itself."""
+    return isinstance(path, Path) or (isinstance(path, os.PathLike) and "://" not in str(path))
+
+
+class ByteRanges:
+    """One file, asked for ranges of its bytes by several threads at once."""
+
+    def __init__(self, path: Any):
+        self.path = path
+        self._descriptor = None
+        if is_local(path):
+            self._descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+        self._of_thread = threading.local()  # elsewhere a handle has one position, so every thread has its own
+
+    def read_into(self, begin: int, out: np.ndarray, what: str) -> None:
+        """Fills a contiguous array with the bytes from `begin` on; raises ValueError naming the file and `what` where it ends early."""
+        wanted = memoryview(out.reshape(-1).view(np.uint8))
+        done = 0
+        while done < len(wanted):
+            got = self._some(begin + done, wanted[done:])
+            if not got:
+                raise ValueError(
+                    f"{self.path}: {what} ends early ({done} of {len(wanted)} bytes from {begin} on); the file has changed, copy it again."
+                )
+            done += got
+
+    def _some(self, begin: int, wanted: memoryview) -> int:
+        if self._descriptor is not None:
+            return os.preadv(self._descriptor, [wanted], begin)
+        handle = getattr(self._of_thread, "handle", None)
+        if handle is None:
+            handle = self._of_thread.handle = self.path.open("rb")
+        handle.seek(begin)
+        piece = handle.read(len(wanted))
+        wanted[: len(piece)] = piece
+        return len(piece)
