@@ -13,8 +13,10 @@ def main(argv: list[str]) -> int:
 
     Nothing is read but the config and, where it is there, the checkpoint's configuration; no array is made. --topology=here takes the
     devices at hand. --search=rows=24,48;remat=full,attention;fsdp=16,8 plans every combination in turn. Exit status 1 where a phase does
-    not fit.
+    not fit. `plan --table=FILE,...` puts plans that were written by --json side by side, as Markdown.
     """
+    if len(argv) == 1 and argv[0].startswith("--table="):
+        return _table(argv[0].removeprefix("--table=").split(","))
     parser = common.Parser("plan", main.__doc__, config=True)
     parser.add_argument("--topology", required=True, metavar="GEN:AxB", help="such as v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1; or here")
     parser.add_argument("--only", default="", metavar="PHASE,...", help="some of the phases; no totals then")
@@ -44,6 +46,16 @@ def main(argv: list[str]) -> int:
     if out:
         workdir.write_json(out, plans[0] if len(plans) == 1 else {"plans": plans})
     return int(not good)
+
+
+def _table(names: list[str]) -> int:
+    from editr2_jax.plan import table
+    from editr2_jax.runtime import workdir
+
+    if missing := [name for name in names if not Path(name).is_file()]:
+        raise ValueError(f"--table: there is no {', '.join(missing)}; give files that plan --json wrote.")
+    print(table.markdown([workdir.read_json(Path(name)) for name in names]), end="")
+    return 0
 
 
 def _size(text: str) -> tuple[int, int]:

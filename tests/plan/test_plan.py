@@ -73,6 +73,19 @@ def test_variants_are_all_combinations():
     assert found[0] == ("rows=8, remat=full", 8, "full") and len(found) == 4 and config.step.rows == 64
 
 
+def test_plans_stand_side_by_side(tmp_path):
+    chip = {"memory": 2**34}
+    phase = {"name": "denoise", "calls": 3, "arguments": 2**30, "temporaries": 2**31, "need": 2**32, "flops": 2e12, "share": 0.5}
+    phase |= {"fits": True, "seconds": {"compute": 2.0, "memory": 1.0, "wires": 0.5}, "too_much": ""}
+    step = {"bound": 6.0, "apart": 10.5, "sessions": 96, "useful": 3.0, "peak": 1.0, "chip_hours_per_1000": 0.3}
+    plan = {"topology": "v5e:4x4", "devices": 16, "rows": 48, "chip": chip, "mesh": {"train": "fsdp", "rollout": "fsdp"}, "step": step}
+    (tmp_path / "a.json").write_text(json.dumps(plan | {"phases": [phase], "command": "plan it", "compiler": "jax"}))
+    told = call("plan", f"--table={tmp_path / 'a.json'}")
+    assert told.status == 0 and "| v5e:4x4 | 16 | fsdp, fsdp | 48 | 4.00 of 16.00 (denoise) | 6 (10) | 50% | 57600 | 0.3 |" in told.out
+    assert "| v5e:4x4 | denoise | 3 | 1.00 | 2.00 | 4.00 | 2.0 | 2.000 | 1.000 | 0.500 | compute | 50% |" in told.out
+    assert "there is no missing.json" in call("plan", "--table=missing.json").err
+
+
 def test_a_phase_is_bound_by_its_slowest_resource():
     chip = chips.of("v5e")
     common_ = {"calls": 2, "beside": 2**30, "arguments": 2**30, "temporaries": 2**30, "results": 0, "code": 0, "compile_seconds": 1.0}

@@ -1,0 +1,49 @@
+"""Plans side by side, as Markdown: one row per topology, and one per phase of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_GIB = 2**30
+
+
+def markdown(plans: Sequence[Mapping[str, Any]]) -> str:
+    """Plans as `told.as_json` gives them. Seconds are bounds from the chips' figures, not measurements."""
+    lines = [
+        "| topology | devices | layouts (update, play) | rollouts a pass | largest need, GiB of | a step, s (nothing overlaps) "
+        "| share of peak | rollouts an hour | chip-hours for 1000 |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *map(_topology, plans),
+        "",
+        "| topology | phase | calls | args | temps | need | TFLOP | compute, s | memory, s | wires, s | bound by | share |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        *(_phase(plan, phase) for plan in plans for phase in plan["phases"]),
+        "",
+        *(f"`{plan['command']}` ({plan['compiler']})  " for plan in plans),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _topology(plan: Mapping[str, Any]) -> str:
+    tight = max(plan["phases"], key=lambda phase: phase["need"])
+    fits = all(phase.get("fits", False) for phase in plan["phases"])
+    need = f"{tight['need'] / _GIB:.2f} of {plan['chip']['memory'] / _GIB:.2f} ({tight['name']})" + ("" if fits else ", DOES NOT FIT")
+    mesh, step = plan["mesh"], plan["step"]
+    cells = [plan["topology"], str(plan["devices"]), f"{mesh['train']}, {mesh['rollout']}", str(plan["rows"]), need]
+    if step is None:
+        return f"| {' | '.join(cells)} | | | | |"
+    share = step["useful"] / step["peak"] / step["bound"]
+    cells += [f"{step['bound']:.0f} ({step['apart']:.0f})", f"{share:.0%}", f"{3600 * step['sessions'] / step['bound']:.0f}"]
+    return f"| {' | '.join(cells)} | {step['chip_hours_per_1000']:.1f} |"
+
+
+def _phase(plan: Mapping[str, Any], phase: Mapping[str, Any]) -> str:
+    gib = lambda name: f"{phase[name] / _GIB:.2f}"  # noqa: E731
+    cells = [plan["topology"], phase["name"], f"{phase['calls']:g}", gib("arguments"), gib("temporaries"), gib("need")]
+    if "seconds" not in phase:
+        return f"| {' | '.join(cells)} | {phase['flops'] / 1e12:.1f} | | | | {phase['too_much']} | |"
+    seconds = phase["seconds"]
+    slowest = max(seconds, key=seconds.get)
+    times = [f"{seconds[name]:.3f}" for name in ("compute", "memory", "wires")]
+    return f"| {' | '.join(cells)} | {phase['flops'] / 1e12:.1f} | {' | '.join(times)} | {slowest} | {phase['share']:.0%} |"
