@@ -34,7 +34,7 @@ from editr2_jax.models.network import Network
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import SupervisedConfig
 from editr2_jax.policies.image_policy import FlowConfig
-from editr2_jax.porting import convert
+from editr2_jax.porting import convert, model_card
 from editr2_jax.records import Sample, Session, Turn
 from editr2_jax.resuming import RESUMABLE, Keeper, arrays_of, fresh_state, last_state, state_at
 from editr2_jax.rewards.verdict_store import VerdictStore
@@ -46,6 +46,7 @@ from editr2_jax.runtime.compile_cache import CompileCacheConfig
 from editr2_jax.runtime.hosts import Hosts, joined
 from editr2_jax.runtime.metrics import MetricsWriter
 from editr2_jax.runtime.profiling import ProfileConfig
+from editr2_jax.runtime.workdir import flat
 from editr2_jax.training import edit_r2, loop, session_log, supervised
 from editr2_jax.training.edit_r2 import EditR2, StepConfig, StepRecord
 from editr2_jax.training.loop import LoopConfig
@@ -476,7 +477,15 @@ def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | 
     if dtype is not None and not adapter:
         cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
         nnx.update(whole, jax.tree.map(cast, nnx.state(whole)))
-    account = convert.export_model(whole, out, adapter=adapter, tokenizer=assemble.checkpoint_folder(config.model.checkpoint))
+    told = ("train", "lora.rank", "lora.alpha", "objective.image.kind", "objective.intent.kind", "optimizer.learning_rate", "seed")
+    card = model_card.Card(
+        base=Path(config.model.checkpoint).name,
+        method=f"Trained with editr2_jax, recipe `{config.recipe}`, {int(state.step)} steps.",
+        settings={name: value for name, value in flat(config.to_dict()).items() if name in told},
+        metrics={"held out": report.result(run)},
+    )
+    tokenizer = assemble.checkpoint_folder(config.model.checkpoint)
+    account = convert.export_model(whole, out, adapter=adapter, tokenizer=tokenizer, card=card)
     return f"step {int(state.step)} of {run} in {out}: {account.keys} tensors, {account.size / 1e6:.1f} MB"
 
 

@@ -78,8 +78,8 @@ def claim(directory: Path, config: Mapping[str, Any], *, may_change: Collection[
     the file then takes the new values. Raises ValueError naming every other key that differs, once a run has made something here.
     """
     path = directory / "config.json"
-    now = _flat(json.loads(_canonical(config)))  # as JSON sees it: a tuple is a list
-    before = _flat(read_json(path)) if path.exists() else now
+    now = flat(json.loads(_canonical(config)))  # as JSON sees it: a tuple is a list
+    before = flat(read_json(path)) if path.exists() else now
     if not any(_holds_something(directory / name) for name in _MADE):
         before = now
     if told := _differences(before, now, may_change):
@@ -92,7 +92,7 @@ def claim(directory: Path, config: Mapping[str, Any], *, may_change: Collection[
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, may_change: Collection[str] = ()) -> str:
     """Which values of two configs differ, in words; empty where none does. What an older config does not have yet is no difference."""
-    old, new = (_flat(json.loads(_canonical(config))) for config in (before, now))
+    old, new = (flat(json.loads(_canonical(config))) for config in (before, now))
     return _differences(old, {name: value for name, value in new.items() if name in old}, may_change)
 
 
@@ -171,11 +171,12 @@ def _canonical(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, by dotted names."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            flat.update(flat(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = value
     return flat

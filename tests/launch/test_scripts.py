@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ["launch/environment.sh", "launch/local.sh", "launch/test.sh", "launch/tiny_base.sh", ".ci/run"]
+SCRIPTS = ["launch/environment.sh", "launch/local.sh", "launch/test.sh", "launch/tiny_base.sh", "launch/nightly.sh", ".ci/run"]
 
 
 @pytest.fixture
