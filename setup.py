@@ -22,8 +22,8 @@ setup(
         "clu>=0.0.12",
         "einops>=0.8.2",
         "etils[epath]>=1.15.0",
-        "fsspec>=2026.9.0",
         "flax>=0.12.8",
+        "fsspec>=2026.9.0",
         "grain>=0.2.18",
         "jax>=0.10.2",
         "jaxtyping>=0.3.11",
@@ -35,8 +35,8 @@ setup(
         "packaging>=26.4",
         "pillow>=13.0.0",
         "scipy>=1.17.1",
-        "tensorstore>=0.1.86",
         "tensorflow-datasets>=4.9.10",
+        "tensorstore>=0.1.86",
         "tokenizers>=0.23.3",
         "transformers>=5.23.0",
     ],
@@ -45,8 +45,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "plan": ["jax[tpu]"],  # libtpu compiles for chips that are not there
         "cuda": ["jax[cuda13]"],
-        "parity": ["torch>=2.13.0", "peft>=0.21.2", "safetensors>=0.8.0"],  # only to run the PyTorch code beside ours; a session never needs it
-        "gs": ["gcsfs>=2026.9.0"],  # gs:// addresses of checkpoints
+        "parity": ["torch>=2.13.0", "peft>=0.21.2", "safetensors>=0.8.0"],  # only to run the PyTorch code beside ours
+        "gs": ["gcsfs>=2026.10.1"],  # gs:// addresses of checkpoints
         "photos": ["scikit-image>=0.26.0"],  # carries a few real photographs
         "notebooks": ["ipykernel>=7.4.0", "matplotlib>=3.11.2"],
         "dev": [

@@ -173,10 +173,10 @@ def _canonical(config: Mapping[str, Any]) -> str:
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one, by dotted names."""
-    flat = {}
+    found = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat.update(flat(value, f"{prefix}{name}."))
+            found.update(flat(value, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = value
-    return flat
+            found[prefix + name] = value
+    return found
