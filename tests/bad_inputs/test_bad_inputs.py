@@ -24,7 +24,7 @@ from editr2_jax.runtime import workdir as workdirs
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
-ALLOWED = ("run/config.json", "run/versions.json", "run/data/", "run/checkpoints/")  # a start may leave these
+ALLOWED = ("run/config.json", "run/versions.json", "run/data/", "run/checkpoints/", "run/verdicts/")  # a start may leave these
 
 
 class Place:
