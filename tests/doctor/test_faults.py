@@ -153,7 +153,8 @@ def _():
     """The update reads the source again where the dialogue went on from the first picture drawn."""
     pictures = np.array(healthy().played.script.pictures)
     pictures[:, 0] = np.repeat(np.asarray(healthy().played.script.source), healthy().group, axis=0)
-    return script(*REPLAYED, pictures=pictures)
+    perceived = jax.tree.map(lambda x: x.at[:, 1].set(x[:, 0]), healthy().played.script.perceived)
+    return script(*REPLAYED, pictures=pictures, perceived=perceived)
 
 
 @fault("a picture scored that the next turn did not see", contexts="the pictures that were scored are not those that the contexts saw")
@@ -183,7 +184,7 @@ def _():
     other = copy.copy(tiny_world.still_player())
     flow = dataclasses.replace(tiny_world.POLICY.flow, shift=1.0)
     other.config = dataclasses.replace(other.config, policy=dataclasses.replace(other.config.policy, flow=flow))
-    other.draw = tiny_world.jit(other._draw, static_argnames=("size",))
+    other.denoise = tiny_world.jit(other._denoise, static_argnames=("size",))
     return ill("walked_by_evaluation", quiet=other)
 
 
