@@ -77,7 +77,7 @@ def checkpoint_folder(name: str) -> Path:
         return folder
     if shipped.is_dir():
         return shipped
-    here = ", ".join(sorted(path.name for path in ASSETS.iterdir() if path.is_dir())) if ASSETS.is_dir() else "none"
+    here = ", ".join(sorted(path.name for path in ASSETS.iterdir() if (path / "llm_config.json").is_file())) if ASSETS.is_dir() else "none"
     raise ValueError(
         f"model.checkpoint: {name!r} is no folder, nor a shipped checkpoint ({here}); give the folder that holds llm_config.json."
     )

@@ -76,12 +76,13 @@ def _same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
 
 
 def _alike(ours: Path, theirs: Path) -> None:
-    """The same losses and rewards at every step. Gradients are sums in another order, which Adam's first steps make more of."""
+    """The same losses at every step, and rewards as near as pictures rounded to 256 levels let them be. Gradients are sums in another
+    order, which Adam's first steps make more of."""
     first, second = metrics.read(ours), metrics.read(theirs)
     assert [line["step"] for line in first] == [line["step"] for line in second] == list(range(STEPS))
     for one, other in zip(first, second, strict=True):
-        for name in ("loss/total", "reward/mean", "reward/cc/mean", "image/kl"):
-            assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), abs=1e-6), (one["step"], name)
+        for name, apart in {"loss/total": 1e-6, "image/kl": 1e-6, "reward/mean": 1e-5, "reward/cc/mean": 1e-5}.items():
+            assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), abs=apart), (one["step"], name)
         assert one["optimizer/gradient_norm"] == pytest.approx(other["optimizer/gradient_norm"], rel=1e-3), one["step"]
 
 
