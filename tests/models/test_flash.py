@@ -179,7 +179,7 @@ def test_a_picture_is_seen_the_same_by_the_kernel():
     patches, valid = rng.standard_normal((2, 6, 588)).astype(np.float32), np.arange(6) < np.array([[6], [4]])
 
     def see(model, patches, valid):
-        return model.vit.features(patches, np.arange(6), valid, model.decoder.execution)
+        return model.vit.features(patches, np.arange(6), valid, run=model.decoder.execution)
 
     ours, plain = (tiny_world.compiled(see, model)(patches, valid) for model in (running(attention="interpreted"), None))
     np.testing.assert_allclose(np.asarray(ours)[valid], np.asarray(plain)[valid], atol=1e-5)
