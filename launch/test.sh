@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The tests: all of them, or the fast part, without what is slow and without the recorded vectors.
+# The tests: all of them but those of launch/nightly.sh, or the fast part, without what is slow and without the recorded vectors.
 # Sets up everything it needs. More arguments go to pytest.
 #   bash launch/test.sh [fast] [PYTEST ARGUMENTS ...]
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-chosen=()
+chosen=(-m "not nightly")
 if [[ ${1:-} == fast ]]; then
-    chosen=(-m "not slow and not golden")
+    chosen=(-m "not slow and not golden and not nightly")
     shift
 fi
 

@@ -106,6 +106,7 @@ def test_several_processes_learn_what_one_learns_and_another_number_goes_on(whol
     assert _sessions(handed) == _sessions(alone)
 
 
+@pytest.mark.nightly
 def test_a_killed_process_is_named_and_the_same_command_goes_on(whole, small_checkpoint, tmp_path):
     workdir, moments, told = tmp_path / "broken", random.Random(int(os.environ.get("EDITR2_KILL_SEED", "0"))), []
     kills = int(os.environ.get("EDITR2_KILLS", "1"))

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -366,7 +367,11 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         hosts.HostsConfig(**settings)
 
 
-def test_a_platform_that_tells_nothing():
+def test_a_platform_that_tells_nothing(monkeypatch):
+    def initialize(**_):  # as jax does, which first wants that no device was used before
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(
         ValueError, match="processes is -1, but no platform tells how many there are .* give coordinator, processes and process"
     ):
