@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def greedy():
     question = tuple((ids[:, 1], count[:, 1]) for ids, count in tiny_world.rollout().played.script.question)
     context = tiny_world.stages()[2]
     keys = tiny_world.jit(lambda: jnp.zeros((4, 2), jnp.uint32))()  # not looked at
-    context, intent = tiny_world.still_player().think(tiny_world.moved(), context, question, keys)
+    given = jax.tree.map(jnp.copy, context)  # thinking takes its context over
+    context, intent = tiny_world.still_player().think(tiny_world.moved(), given, question, keys)
     return question, context, intent
 
 
