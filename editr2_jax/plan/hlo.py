@@ -168,9 +168,10 @@ def _constant(one: Instruction) -> int | None:
 def _sent(kind: str, one: Instruction) -> float:
     """Bytes that a chip sends, for n chips in a group and a result of r bytes: all-gather r (n-1)/n, all-reduce twice that,
     reduce-scatter r (n-1)."""
-    n, result = _group(one.text), _size(_result(one), fast=True)
+    result = _size(_result(one), fast=True)
     if kind == "collective-permute":
         return result
+    n = _group(one.text)
     share = (n - 1) / n
     return {"all-gather": share, "all-reduce": 2 * share, "reduce-scatter": n - 1, "all-to-all": share}[kind] * result
 
@@ -185,15 +186,15 @@ def _result(one: Instruction) -> str:
 
 
 def _group(text: str) -> int:
-    """Chips in a collective's group."""
+    """Chips in a collective's group. Raises ValueError for a spelling that is not known: a guess would be a wrong figure."""
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
         return len(found[1].split(","))
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", text):
         return int(found[2])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*)? \{([^}]*)\}", text):
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
-    return 2
+    raise ValueError(f"plan cannot tell how many chips take part in this: {text.strip()[:200]}; its figures would be wrong.")
 
 
 def _traffic(one: Instruction, computations: Mapping[str, list[Instruction]], around: Mapping[str, Instruction]) -> float:

@@ -93,6 +93,7 @@ class _Stored:
         self.shape, self.dtype = tuple(store.shape), np.dtype(dtype)
 
     def blocks(self, indices: Sequence[Index]) -> list[np.ndarray]:
+        """The pieces of the parameter at these indices, one array for each, in its own type. Raises ValueError where one cannot be read."""
         found = []
         for index in indices:
             try:

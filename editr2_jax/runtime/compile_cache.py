@@ -154,6 +154,7 @@ class Compiling:
             self._hits += event == _HIT
 
     def on_duration(self, event: str, seconds: float, **told: Any) -> None:
+        """jax.monitoring's listener for durations in seconds: what reading a program back, or compiling it, took; others are let pass."""
         if event not in (_READ_S, _COMPILE_S):
             return
         with self._lock:

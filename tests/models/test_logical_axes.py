@@ -26,10 +26,11 @@ def test_every_parameter_of_7b_and_its_adapter_has_axes_for_each_dimension():
     layout = Layout(mesh.make(), "fsdp")
     state = _whole_7b()
     placed = logical_axes.shardings(state, layout)
+    where = dict(nnx.to_flat_state(placed))
     for path, leaf in nnx.to_flat_state(state):
         axes = logical_axes.of(".".join(map(str, path)))
         assert len(axes) in (0, leaf.ndim), path
-    assert placed is not None
+        assert where[path].get_value() == layout.sharding(*axes), path
 
 
 def test_large_weights_are_cut_in_every_layout_that_learns():
@@ -44,8 +45,8 @@ def test_large_weights_are_cut_in_every_layout_that_learns():
 
 def test_names_agree_with_those_of_the_porting_tables():
     state = nnx.state(bagel.abstract(config.tabletop()))
-    for path in rules.leaves(state):
-        logical_axes.of(path)
+    paths = list(rules.leaves(state))
+    assert paths and all(isinstance(logical_axes.of(path), tuple) for path in paths)
 
 
 def test_an_unknown_parameter_is_refused():

@@ -77,10 +77,16 @@ def test_a_loop_reads_slices_and_fast_memory_is_free():
         ("replica_groups=[2,8]<=[16]", 8),
         ("replica_groups=mesh['a'=4,'b'=2] {'a'}", 4),
         ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", 8),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", 4),
     ],
 )
 def test_groups_are_read_in_every_spelling(groups, chips):
     assert hlo._group(f"%x = f32[8]{{0}} all-reduce(%y), {groups}, to_apply=%add") == chips
+
+
+def test_a_group_in_another_spelling_is_refused_not_guessed():
+    with pytest.raises(ValueError, match="cannot tell how many chips take part"):
+        hlo._group("%x = f32[8]{0} all-reduce(%y), to_apply=%add")
 
 
 def test_a_line_that_is_none_is_refused():
