@@ -27,7 +27,8 @@ LAUNCHES = {
     "host": ("--extra=cpu", "--workdir=run"),
 }
 
-# doctor and train: note their arguments, and end as FAKE/codes_I says, one word for each start; `hang` waits for SIGTERM and ends with 75.
+# doctor and train: note their arguments, and end as FAKE/codes_I says, one word for each start: `hang` waits for SIGTERM and ends with 75;
+# `2@0` ends with 2 once host 0 has begun to train, so that no host ends the run before the other is in it.
 PACKAGE = """
 import os, pathlib, signal, sys, time
 fake, host = pathlib.Path(os.environ["FAKE"]), os.environ.get("FAKE_HOST", "0")
@@ -43,10 +44,12 @@ if word == "hang":
         print("saved", flush=True)
         sys.exit(75)
     signal.signal(signal.SIGTERM, stop)
-    (fake / f"hanging_{host}").touch()
-    while True:
-        time.sleep(0.05)
-sys.exit(int(word))
+if sys.argv[1] == "train":
+    (fake / f"training_{host}").touch()
+code, _, after = word.partition("@")
+while word == "hang" or after and not (fake / f"training_{after}").exists():
+    time.sleep(0.02)
+sys.exit(int(code))
 """
 
 # In place of an installation: the python that runs the tests.

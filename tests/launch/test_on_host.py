@@ -67,7 +67,7 @@ def test_pauses_double_up_to_the_longest(cloud):
 
 def hanging(cloud):
     process = subprocess.Popen(["bash", cloud.out / "run.sh"], env=cloud.environment, stdout=subprocess.PIPE, text=True)
-    while not (cloud.fake / "hanging_0").exists():
+    while not (cloud.fake / "training_0").exists():
         assert process.poll() is None
         time.sleep(0.02)
     return process

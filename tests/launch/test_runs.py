@@ -46,7 +46,7 @@ def test_a_tpu_vm_gets_the_code_starts_on_all_workers_and_its_logs_come_back(tmp
 def test_a_mistake_of_the_caller_on_one_worker_stops_all(tmp_path):
     cloud = launched(tmp_path, "tpu_vm")
     cloud.plan(0, "hang")
-    cloud.plan(1, "2")
+    cloud.plan(1, "2@0")
     cloud.run(status=2)
     assert "saved" in (cloud.fake / "host_0/launch/run/logs/host_0.log").read_text()
     assert len(cloud.trained(0)) == len(cloud.trained(1)) == 1
@@ -57,7 +57,7 @@ def test_a_worker_that_was_killed_is_started_again(tmp_path):
     cloud = launched(tmp_path, "tpu_vm")
     cloud.plan(0, "hang 0")
     watching = subprocess.Popen(["bash", cloud.out / "run.sh"], env=cloud.environment, stdout=subprocess.PIPE, text=True)
-    while not (cloud.fake / "hanging_0").exists():
+    while not (cloud.fake / "training_0").exists():
         time.sleep(0.02)
     pid = int((cloud.fake / "host_0/launch/run/logs/host_0.pid").read_text())
     os.kill(pid, signal.SIGKILL)  # and training, which it leaves behind, is ended before it starts again
@@ -79,7 +79,7 @@ def test_the_run_goes_on_without_its_watcher_and_stops_when_asked(tmp_path):
     cloud.plan(0, "hang")
     cloud.plan(1, "hang")
     watching = subprocess.Popen(["bash", cloud.out / "run.sh"], env=cloud.environment, stdout=subprocess.PIPE)
-    while not ((cloud.fake / "hanging_0").exists() and (cloud.fake / "hanging_1").exists()):
+    while not ((cloud.fake / "training_0").exists() and (cloud.fake / "training_1").exists()):
         time.sleep(0.02)
     watching.send_signal(signal.SIGKILL)
     watching.communicate()
@@ -131,7 +131,7 @@ def test_a_preempted_slice_is_given_back_and_asked_for_again(tmp_path):
     states = ["ACTIVE", "SUSPENDING", "SUSPENDED", "SUSPENDED", "MISSING", "PROVISIONING", "ACTIVE"]
     cloud = queued(tmp_path, states, node="REPAIRING", restarts=0)
     cloud.plan(0, "75 0")
-    cloud.plan(1, "75 0")
+    cloud.plan(1, "75@0 0")
     cloud.run()
     assert verbs(cloud) == ["delete", "create"] and len(cloud.trained(0)) == 2
     assert "queued-resources delete slice --quiet --zone=us-west4-a --force" in cloud.note("asked")
@@ -160,7 +160,7 @@ def test_faults_on_a_sound_slice_are_bounded(tmp_path):
 def test_a_mistake_of_the_caller_is_not_tried_on_another_slice(tmp_path):
     cloud = queued(tmp_path, ["ACTIVE"] * 20)
     cloud.plan(0, "2")
-    cloud.plan(1, "2")
+    cloud.plan(1, "2@0")
     cloud.run(status=2)
     assert verbs(cloud) == [] and len(cloud.trained(0)) == 1
 
@@ -169,7 +169,7 @@ def test_a_run_that_was_stopped_by_hand_is_not_started_again(tmp_path):
     cloud = queued(tmp_path, ["ACTIVE"])
     cloud.plan(0, "hang")
     process = subprocess.Popen(["bash", cloud.out / "run.sh"], env=cloud.environment, stdout=subprocess.PIPE)
-    while not (cloud.fake / "hanging_0").exists():
+    while not (cloud.fake / "training_0").exists():
         time.sleep(0.02)
     subprocess.run(["bash", cloud.out / "run_tpu_vm.sh", "stop"], env=cloud.environment, check=True)
     process.communicate(timeout=PATIENCE)
