@@ -46,6 +46,7 @@ def get_config(variant: str = "v5e_16"):
     """The run's config. `variant`: one of ON, or one of them with `_recommended`; another one raises ValueError."""
     config = presets.edit_r2()
     config.model.update(checkpoint="BAGEL-7B-MoT", size="7b", dtype="bfloat16", remat="full")
+    config.mesh.update(tensor=4, words="resident")  # four chips share the weights that words need: written one by one, nothing is gathered
     config.lora.update(rank=64, alpha=128.0)
     config.tabletop.size = (512, 512)  # of the pictures that are planned for; photographs keep their own shape
     config.data.update(path="sessions", sessions=16, group=6)

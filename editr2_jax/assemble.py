@@ -151,17 +151,18 @@ def refuse_indivisible(config, layouts: Layouts | None, size: sizes.BagelConfig)
     if layouts is None:
         return
     for name, rows in (("step.rows", config.step.rows), ("evaluate.rows", config.evaluate.rows)):
-        for layout in {layouts.train, layouts.rollout}:
+        for layout in layouts:
             layout.check_divides(name, "batch", rows)
-    for layout in (layouts.train, layouts.rollout):
+    for layout in layouts:
         layout.check_divides("the number of key-value heads", "heads", size.decoder.kv_heads)
 
 
-def executions(config, layouts: Layouts | None, *, platform: str = "") -> tuple[Execution, Execution]:
-    """How learning runs the model, and how play does: nothing is kept there for a way back."""
+def executions(config, layouts: Layouts | None, *, platform: str = "") -> tuple[Execution, Execution, Execution]:
+    """How learning runs the model, how play does (nothing is kept there for a way back), and how play writes words."""
     own = {name: config.model[name] for name in ("unroll", "remat", "attention")}
     learn = Execution(**own, layout=layouts and layouts.train, platform=platform)
-    return learn, dataclasses.replace(learn, remat="none", layout=layouts and layouts.rollout)
+    play = dataclasses.replace(learn, remat="none", layout=layouts and layouts.rollout)
+    return learn, play, dataclasses.replace(play, layout=layouts and layouts.words)
 
 
 def matching_tokenizer(folder: Path, config: sizes.BagelConfig) -> Tokenizer:

@@ -6,6 +6,7 @@ unnoticed. What is small (norms, biases along the width, the autoencoder, positi
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +88,12 @@ def place(state: nnx.State, layout: Layout) -> nnx.State:
 def constrain(state: nnx.State, layout: Layout | None) -> nnx.State:
     """Inside a compiled function: the state, told where the layout puts it; without a layout, as it is."""
     return state if layout is None else jax.tree.map(jax.lax.with_sharding_constraint, state, shardings(state, layout))
+
+
+def moved(state: nnx.State, layout: Layout) -> nnx.State:
+    """Inside a compiled function: the state, brought to another layout. The heads, widths and words that only that layout cuts are exchanged
+    first and what it keeps whole is gathered then: asked for both at once, the compiler would make every array whole on every device."""
+    return constrain(constrain(state, dataclasses.replace(layout, name="tensor")), layout)
 
 
 def gathered(layer: nnx.State, layout: Layout | None) -> nnx.State:

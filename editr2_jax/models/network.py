@@ -25,14 +25,19 @@ class Network:
     bare: nnx.GraphDef | None  # without adapters; None where the whole model learns and no reference exists
     execution: Execution = HERE  # how learning runs it
     play: Execution | None = None  # how play does; None: likewise
+    words: Execution | None = None  # how play writes words, one after another; None: as it does everything
 
-    def run_as(self, execution: Execution, play: Execution | None = None) -> Network:
+    def run_as(self, execution: Execution, play: Execution | None = None, words: Execution | None = None) -> Network:
         """The same network, run another way."""
-        return dataclasses.replace(self, execution=execution, play=play)
+        return dataclasses.replace(self, execution=execution, play=play, words=words)
 
     def for_play(self) -> Network:
         """The network as play runs it."""
-        return self if self.play is None else self.run_as(self.play)
+        return self if self.play is None else self.run_as(self.play, words=self.words)
+
+    def for_words(self) -> Network:
+        """The network as words are written with it."""
+        return self.for_play() if self.words is None else self.run_as(self.words)
 
     def policy(self, trainable: nnx.State, frozen: nnx.State) -> Bagel:
         """The model that learns."""

@@ -198,8 +198,7 @@ class Subject:
 
 def _layouts(config, topology: Topology) -> Layouts:
     settings = assemble.settings(meshes.MeshConfig, config.mesh)
-    mesh = meshes.make(settings, topology.devices)
-    return Layouts(train=Layout(mesh, settings.train), rollout=Layout(mesh, settings.rollout or settings.train))
+    return meshes.choose(settings, meshes.make(settings, topology.devices))
 
 
 def bytes_of(tree: Any) -> int:

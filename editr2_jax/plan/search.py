@@ -21,6 +21,7 @@ KNOBS = {  # what can be varied -> the settings that it sets
     "tensor": ("mesh.tensor",),
     "train": ("mesh.train",),
     "rollout": ("mesh.rollout",),
+    "words": ("mesh.words",),
 }
 
 
@@ -63,7 +64,7 @@ def plan(
     mesh = " x ".join(f"{axis} {n}" for axis, n in subject.layouts.train.mesh.shape.items() if n > 1) or "one device"
     say(
         f"{topology.name} ({len(topology.devices)} devices; {topology.compiler}): mesh {mesh}, updates {subject.layouts.train.name}, play "
-        f"{subject.layouts.rollout.name}; {subject.rows} rollouts a pass, pictures of {size[1]}x{size[0]}, {subject.turns} turns, "
+        f"{subject.layouts.rollout.name}, words {subject.layouts.words.name}; {subject.rows} rollouts a pass, pictures of {size[1]}x{size[0]}, {subject.turns} turns, "
         f"group {subject.group}\n{told.HEADER}"
     )
     found = []

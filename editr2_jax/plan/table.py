@@ -11,7 +11,7 @@ _GIB = 2**30
 def markdown(plans: Sequence[Mapping[str, Any]]) -> str:
     """Plans as `told.as_json` gives them. Seconds are bounds from the chips' figures, not measurements."""
     lines = [
-        "| topology | devices | layouts (update, play) | rollouts a pass | largest need, GiB of | a step, s (nothing overlaps) "
+        "| topology | devices | layouts (update, play, words) | rollouts a pass | largest need, GiB of | a step, s (nothing overlaps) "
         "| share of peak | rollouts an hour | chip-hours for 1000 |",
         "|---|---|---|---|---|---|---|---|---|",
         *map(_topology, plans),
@@ -30,7 +30,7 @@ def _topology(plan: Mapping[str, Any]) -> str:
     fits = all(phase.get("fits", False) for phase in plan["phases"])
     need = f"{tight['need'] / _GIB:.2f} of {plan['chip']['memory'] / _GIB:.2f} ({tight['name']})" + ("" if fits else ", DOES NOT FIT")
     mesh, step = plan["mesh"], plan["step"]
-    cells = [plan["topology"], str(plan["devices"]), f"{mesh['train']}, {mesh['rollout']}", str(plan["rows"]), need]
+    cells = [plan["topology"], str(plan["devices"]), ", ".join(mesh[name] for name in ("train", "rollout", "words")), str(plan["rows"]), need]
     if step is None:
         return f"| {' | '.join(cells)} | | | | |"
     share = step["useful"] / step["peak"] / step["bound"]

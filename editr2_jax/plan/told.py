@@ -123,7 +123,7 @@ def knob(found: Sequence[Examined], subject: Subject, chip: Chip) -> str:
 
 def _fewer_rows(subject: Subject) -> int | None:
     """The next smaller batch that groups and devices divide."""
-    parts = [layout.parts("batch") for layout in (subject.layouts.train, subject.layouts.rollout)]
+    parts = [layout.parts("batch") for layout in subject.layouts]
     for rows in range(subject.rows - 1, 0, -1):
         if rows % subject.group == 0 and all(rows % part == 0 for part in parts):
             return rows
@@ -139,7 +139,8 @@ def as_json(found: Sequence[Examined], subject: Subject, chip: Chip | None, *, c
         "compiler": subject.topology.compiler,
         "devices": len(subject.topology.devices),
         "chip": None if chip is None else dataclasses.asdict(chip),
-        "mesh": dict(subject.layouts.train.mesh.shape) | {"train": subject.layouts.train.name, "rollout": subject.layouts.rollout.name},
+        "mesh": dict(subject.layouts.train.mesh.shape)
+        | {name: getattr(subject.layouts, name).name for name in ("train", "rollout", "words")},
         "size": list(subject.size),
         "rows": subject.rows,
         "phases": [one.as_json(chip) | ({} if chip is None or one.too_much else {"share": share(one, chip)}) for one in found],

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from editr2_jax.flow import denoise
 from editr2_jax.flow.sde_window import WindowConfig
+from editr2_jax.models import logical_axes
 from editr2_jax.models.bagel import pixels
 from editr2_jax.models.bagel.bagel import Bagel, PictureTokens
 from editr2_jax.models.network import Network
@@ -85,7 +86,7 @@ class Player:
 
     def __init__(self, network: Network, config: RolloutConfig):
         """Plays with noise: a stochastic window, and intents drawn at the temperature."""
-        self.network, self.config = network.for_play(), config
+        self.network, self.writer, self.config = network.for_play(), network.for_words(), config
         self.perceive = jax.jit(self._perceive)
         self.begin = jax.jit(self._begin, static_argnames=("size", "serves", "turns"))
         self.instruct = jax.jit(self._instruct, donate_argnames=("context",))
@@ -193,9 +194,17 @@ class Player:
 
     def _think(self, weights: Weights, context: Context, segments: tuple, keys: PRNGKeyArray) -> tuple[Context, Intent]:
         """Asks for the intent and writes it down. The dialogue's context is given away and comes back as it was: what was thought fills
-        free slots behind it, in place, and the next segment overwrites them."""
-        model = self._model(weights)
-        asked = intent_policy.ask(model, context.full, segments)
+        free slots behind it, in place, and the next segment overwrites them.
+
+        Where words have a layout of their own (a token at a time, nothing should be gathered), weights and slots are brought there once, and
+        what came back is the context that was given.
+        """
+        run = self.writer.execution
+        elsewhere = run.layout != self.network.execution.layout
+        if elsewhere:
+            weights = Weights(trainable=logical_axes.moved(weights.trainable, run.layout), frozen=logical_axes.moved(weights.frozen, run.layout))
+        model = self.writer.policy(weights.trainable, weights.frozen)
+        asked = intent_policy.ask(model, contexts.placed(context, run).full, segments)
         written, thought = intent_policy.sample(
             model,
             asked,
@@ -203,9 +212,9 @@ class Player:
             limit=self.config.policy.slots.intent,
             temperature=self.config.policy.temperature,
         )
-        run, full = self.network.execution, dataclasses.replace(context.full, k=thought.k, v=thought.v)
-        back = contexts.placed(dataclasses.replace(context, full=full), run)
-        return back, run.constrain(written)  # words lie whole on every device: hosts read them
+        if not elsewhere:
+            context = dataclasses.replace(context, full=dataclasses.replace(context.full, k=thought.k, v=thought.v))
+        return contexts.placed(context, self.network.execution), run.constrain(written)  # words lie whole on every device: hosts read them
 
 
 def standard_normal(keys: PRNGKeyArray, *, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -65,9 +65,10 @@ class MeshConfig:
     sequence: int = 1  # context slots
     train: str = "fsdp"  # one of LAYOUTS
     rollout: str = ""  # one of LAYOUTS; empty: that of train, so that the frozen weights live once
+    words: str = ""  # one of LAYOUTS, for intents; empty: that of rollout. Another one is taken up at the start of every turn's intents
 
     def __post_init__(self):
-        for name in ("train", "rollout"):
+        for name in ("train", "rollout", "words"):
             if (value := getattr(self, name)) not in LAYOUTS and (value or name == "train"):
                 raise ValueError(f"MeshConfig.{name} is {value!r}; choose one of {', '.join(LAYOUTS)}.")
         sizes = [getattr(self, axis) for axis in AXES]
@@ -165,10 +166,15 @@ class Layouts:
 
     train: Layout
     rollout: Layout
+    words: Layout
 
     @property
     def differ(self) -> bool:
+        """Whether the frozen weights live twice; what words want is made from those of play, for a program's time."""
         return self.train != self.rollout
+
+    def __iter__(self) -> Iterator[Layout]:
+        return iter((self.train, self.rollout, self.words))
 
 
 def layouts(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Layouts | None:
@@ -176,7 +182,13 @@ def layouts(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> 
     made = make(config, devices)
     if made.size == 1:
         return None
-    return Layouts(train=Layout(made, config.train), rollout=Layout(made, config.rollout or config.train))
+    return choose(config, made)
+
+
+def choose(config: MeshConfig, mesh: Mesh) -> Layouts:
+    """The layouts that a config names, over a mesh."""
+    rollout = config.rollout or config.train
+    return Layouts(train=Layout(mesh, config.train), rollout=Layout(mesh, rollout), words=Layout(mesh, config.words or rollout))
 
 
 def constrain(layout: Layout | None, x: Any, *logical: str | None) -> Any:
