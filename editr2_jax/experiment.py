@@ -62,9 +62,7 @@ RECIPES = ("edit_r2", "supervised", "autoencoder")
 __all__ = ["RECIPES", "RESUMABLE", "arrays_of", "fresh_state", "last_state", "state_at", "train", "evaluate", "examine", "edit", "export"]
 
 
-def train(
-    config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop_requested: Callable[[], bool] | None = None
-) -> str:
+def train(config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop_requested: Callable[[], bool] | None = None) -> str:
     """Runs a config to its end, or to the signal that stops it; returns one line of result.
 
     hosts: those that run it together, joined before any device was used; None runs it alone. stop_requested: whether this one was asked

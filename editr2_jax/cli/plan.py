@@ -21,7 +21,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--topology", required=True, metavar="GEN:AxB", help="such as v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1; or here")
     parser.add_argument("--only", default="", metavar="PHASE,...", help="some of the phases; no totals then")
     parser.add_argument("--size", default="", metavar="HxW", help="of the pictures; by default tabletop.size")
-    parser.add_argument("--search", default="", metavar="KNOB=A,B;...", help="of rows, remat, attention, data, fsdp, tensor, train, rollout, words")
+    parser.add_argument(
+        "--search", default="", metavar="KNOB=A,B;...", help="rows, remat, attention, data, fsdp, tensor, train, rollout, words"
+    )
     parser.add_argument("--keep", metavar="DIR", help="keep the optimised programs' texts there")
     parser.add_argument("--json", metavar="FILE", help="also write everything there")
     args = parser.parse(argv)

@@ -31,7 +31,6 @@ _KERNEL_TOKENS = 64  # of a block: shorter ones leave the kernel's tiles empty, 
 _SCORES_BYTES = 1 << 28  # of float32 scores on one device: more are not held at once where memory is an accelerator's
 
 
-
 def rms_norm(x: Float[Array, "*B D"], scale: Float[Array, "D"], eps: float) -> Float[Array, "*B D"]:
     """x / rms(x) in float32, cast back, then scaled (the order of Qwen2's norm)."""
     y = x.astype(jnp.float32)

@@ -62,8 +62,11 @@ class Execution:
         return self.on == "cpu" and self.layout is None
 
     def slots(self, capacity: int) -> int:
-        """Slots of a cache with room for `capacity` tokens: where the kernel reads it, as many as it goes through without padding."""
-        return tiles.slots(capacity) if self.attention != "plain" and (self.on == "tpu" or self.attention != "auto") else capacity
+        """Slots of a cache with room for `capacity` tokens: as many as the sequence axis cuts into equal parts, each of which the kernel,
+        where it reads them, goes through without padding."""
+        parts = self.layout.parts("sequence") if self.layout else 1
+        each = -(-capacity // parts)
+        return parts * (tiles.slots(each) if self.attention != "plain" and (self.on == "tpu" or self.attention != "auto") else each)
 
     def constrain(self, x, *logical: str | None):
         """x, told where it lies; see `Layout.constrain`."""

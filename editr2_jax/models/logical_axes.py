@@ -91,8 +91,8 @@ def constrain(state: nnx.State, layout: Layout | None) -> nnx.State:
 
 
 def moved(state: nnx.State, layout: Layout) -> nnx.State:
-    """Inside a compiled function: the state, brought to another layout. The heads, widths and words that only that layout cuts are exchanged
-    first and what it keeps whole is gathered then: asked for both at once, the compiler would make every array whole on every device."""
+    """Inside a compiled function: the state, brought to another layout. Heads, widths and words that only that layout cuts are exchanged
+    first and what it keeps whole is gathered then: asked for both at once, the compiler would make every array whole everywhere."""
     return constrain(constrain(state, dataclasses.replace(layout, name="tensor")), layout)
 
 

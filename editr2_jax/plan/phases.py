@@ -103,9 +103,7 @@ class Subject:
         group = group or self.group
         source = self.shape(rows // group, *self.size, 3, dtype=jnp.uint8)
         made = jax.eval_shape(lambda w, s: self.player.open(w, s, group=group, turns=self.turns), self.play, source)
-        return jax.tree.map(
-            lambda axes, leaf: self.like(leaf, *axes), contexts.AXES, made, is_leaf=lambda node: isinstance(node, tuple)
-        )
+        return jax.tree.map(lambda axes, leaf: self.like(leaf, *axes), contexts.AXES, made, is_leaf=lambda node: isinstance(node, tuple))
 
     def perceived(self, *rows: int) -> PictureTokens:
         """What play read of pictures."""

@@ -62,10 +62,10 @@ def plan(
     """Compiles the phases, telling of each as it comes; everything as JSON, and whether all of it fits."""
     subject, chip = Subject(config, topology, size=size), chips.of(topology.generation)
     mesh = " x ".join(f"{axis} {n}" for axis, n in subject.layouts.train.mesh.shape.items() if n > 1) or "one device"
+    laid = f"updates {subject.layouts.train.name}, play {subject.layouts.rollout.name}, words {subject.layouts.words.name}"
     say(
-        f"{topology.name} ({len(topology.devices)} devices; {topology.compiler}): mesh {mesh}, updates {subject.layouts.train.name}, play "
-        f"{subject.layouts.rollout.name}, words {subject.layouts.words.name}; {subject.rows} rollouts a pass, pictures of {size[1]}x{size[0]}, {subject.turns} turns, "
-        f"group {subject.group}\n{told.HEADER}"
+        f"{topology.name} ({len(topology.devices)} devices; {topology.compiler}): mesh {mesh}, {laid}; {subject.rows} rollouts a pass, "
+        f"pictures of {size[1]}x{size[0]}, {subject.turns} turns, group {subject.group}\n{told.HEADER}"
     )
     found = []
     for one in compiled.run(subject, tuple(only), keep=keep):

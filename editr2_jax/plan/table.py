@@ -29,8 +29,8 @@ def _topology(plan: Mapping[str, Any]) -> str:
     tight = max(plan["phases"], key=lambda phase: phase["need"])
     fits = all(phase.get("fits", False) for phase in plan["phases"])
     need = f"{tight['need'] / _GIB:.2f} of {plan['chip']['memory'] / _GIB:.2f} ({tight['name']})" + ("" if fits else ", DOES NOT FIT")
-    mesh, step = plan["mesh"], plan["step"]
-    cells = [plan["topology"], str(plan["devices"]), ", ".join(mesh[name] for name in ("train", "rollout", "words")), str(plan["rows"]), need]
+    laid, step = ", ".join(plan["mesh"][name] for name in ("train", "rollout", "words")), plan["step"]
+    cells = [plan["topology"], str(plan["devices"]), laid, str(plan["rows"]), need]
     if step is None:
         return f"| {' | '.join(cells)} | | | | |"
     share = step["useful"] / step["peak"] / step["bound"]

@@ -169,5 +169,3 @@ def _address(path: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
-
-

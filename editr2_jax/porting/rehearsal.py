@@ -151,4 +151,3 @@ def _stage(verb: str, flags: Sequence[str], name: str | None = None) -> Stage:
     if process.returncode:
         raise ValueError(f"port {verb} {' '.join(flags)}: ended with status {process.returncode}; its last lines say why.")
     return Stage(name=name or verb, seconds=time.monotonic() - begun, peak=usage.ru_maxrss * 1024)
-

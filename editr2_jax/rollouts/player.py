@@ -27,6 +27,7 @@ from editr2_jax.policies.context import Context
 from editr2_jax.policies.dialogue import PolicyConfig
 from editr2_jax.policies.intent_policy import Intent
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
+from editr2_jax.runtime.mesh import Layout
 
 NOISES = (
     "iteration",  # a session's group, and drawn anew in every iteration
@@ -79,6 +80,10 @@ class Weights:
 
     trainable: nnx.State
     frozen: nnx.State
+
+    def moved(self, layout: Layout) -> Weights:
+        """Inside a compiled function: the same numbers, laid out as told."""
+        return Weights(trainable=logical_axes.moved(self.trainable, layout), frozen=logical_axes.moved(self.frozen, layout))
 
 
 class Player:
@@ -196,13 +201,13 @@ class Player:
         """Asks for the intent and writes it down. The dialogue's context is given away and comes back as it was: what was thought fills
         free slots behind it, in place, and the next segment overwrites them.
 
-        Where words have a layout of their own (a token at a time, nothing should be gathered), weights and slots are brought there once, and
-        what came back is the context that was given.
+        Where words have a layout of their own (a token at a time, nothing should be gathered), weights and slots are brought there once,
+        and what comes back is the context that was given.
         """
         run = self.writer.execution
         elsewhere = run.layout != self.network.execution.layout
         if elsewhere:
-            weights = Weights(trainable=logical_axes.moved(weights.trainable, run.layout), frozen=logical_axes.moved(weights.frozen, run.layout))
+            weights = weights.moved(run.layout)
         model = self.writer.policy(weights.trainable, weights.frozen)
         asked = intent_policy.ask(model, contexts.placed(context, run).full, segments)
         written, thought = intent_policy.sample(

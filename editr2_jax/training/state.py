@@ -166,9 +166,7 @@ def placed(state: TrainState, optimizer: optax.GradientTransformation, layout: L
     """Inside a compiled function: the state, told where its weights and moments lie; without a layout, as it is."""
     if layout is None:
         return state
-    moments = jax.tree.map(
-        jax.lax.with_sharding_constraint, state.moments, moment_shardings(state.trainable, optimizer, layout)
-    )
+    moments = jax.tree.map(jax.lax.with_sharding_constraint, state.moments, moment_shardings(state.trainable, optimizer, layout))
     return dataclasses.replace(state, trainable=logical_axes.constrain(state.trainable, layout), moments=moments)
 
 

@@ -94,9 +94,23 @@ def whole(small_checkpoint, tmp_path_factory) -> Path:
     return workdir
 
 
-def test_several_processes_learn_what_one_learns_and_another_number_goes_on(whole, small_checkpoint, tmp_path):
-    alone, handed = tmp_path / "alone", tmp_path / "handed"
-    _succeed(_run(alone, small_checkpoint))
+@pytest.fixture(scope="module")
+def alone(small_checkpoint, tmp_path_factory) -> Path:
+    """An uninterrupted run of one process, on as many devices."""
+    workdir = tmp_path_factory.mktemp("hosts") / "alone"
+    _succeed(_run(workdir, small_checkpoint))
+    return workdir
+
+
+def test_layouts_change_nothing_but_where_things_lie(alone, small_checkpoint, tmp_path):
+    """Heads cut over devices in play, words in a layout of their own, slots of the context cut over devices."""
+    layouts = ("--config.mesh.tensor=2", "--config.mesh.rollout=tensor", "--config.mesh.words=resident", "--config.mesh.sequence=2")
+    _succeed(_run(tmp_path / "laid", small_checkpoint, *layouts))
+    _alike(tmp_path / "laid", alone)
+
+
+def test_several_processes_learn_what_one_learns_and_another_number_goes_on(alone, whole, small_checkpoint, tmp_path):
+    handed = tmp_path / "handed"
     _alike(alone, whole)
     assert _sessions(alone) == _sessions(whole)
 

@@ -56,9 +56,7 @@ def test_it_loads_as_the_official_folder_does(made, dtype):
 def test_orbax_restores_it_by_itself(made):
     wanted = jax.ShapeDtypeStruct((2, 64, 64), jnp.float32, sharding=placed("decoder.layers.", ()))
     target = {"decoder": {"layers": {"gen": {"q": {"w": wanted}}}}}
-    arguments = ocp.args.PyTreeRestore(
-        item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
-    )
+    arguments = ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         found = checkpointer.restore(made / converted.WEIGHTS, args=arguments)["decoder"]["layers"]["gen"]["q"]["w"]
     assert found.sharding == wanted.sharding
