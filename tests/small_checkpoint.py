@@ -4,6 +4,7 @@ Everything the commands read is real: configuration files, safetensors, tokenize
 writes are rambles (every later turn falls back to its instruction) and its pictures are noise.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -135,15 +136,35 @@ def _configure(settings) -> None:
         jax.config.update(name, value)
 
 
-def start(*argv, devices: int = 1) -> subprocess.Popen:
-    """The same command in a process of its own, with so many simulated devices, for tests that end it. These share what they compile."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "true",
-        "JAX_COMPILATION_CACHE_DIR": str(_scratch() / "compiled_by_processes"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick.flags()} --xla_force_host_platform_device_count={devices}",
-    }
-    command = [sys.executable, "-m", "editr2_jax", *map(str, argv)]
+def handles(process: subprocess.Popen, number: int) -> bool:
+    """Whether a running process of this machine has set up its own handler of a signal (Linux)."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> number - 1 & 1)
+
+
+def billed(bill: Path) -> collections.Counter[str]:
+    """How often each verdict was asked for."""
+    return collections.Counter(bill.read_text().splitlines() if bill.exists() else [])
+
+
+def start(*argv, devices: int = 1, bill: Path | None = None) -> subprocess.Popen:
+    """The same command in a process of its own, with so many simulated devices, for tests that end it. These share what they compile.
+    `bill` gets a line for every verdict that is asked for."""
+    environment = (
+        os.environ
+        | ({"EDITR2_BILL": str(bill)} if bill else {})
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_COMPILATION_CACHE_DIR": str(_scratch() / "compiled_by_processes"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick.flags()} --xla_force_host_platform_device_count={devices}",
+        }
+    )
+    command = [sys.executable, str(ROOT / "tests/own_process.py"), *map(str, argv)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -84,6 +85,8 @@ class Suite:
         self._weights = _per_subset(weights, names)
         self._min_valid_weight, self._max_error_share, self._store = min_valid_weight, max_error_share, store
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="reward")
+        self._lock = threading.Lock()
+        self._asked: dict[str, concurrent.futures.Future[Verdict]] = {}  # what rewards are being asked at the moment, by the store's key
 
     def __enter__(self) -> Suite:
         return self
@@ -107,7 +110,7 @@ class Suite:
 
     def submit(self, episodes: Sequence[Episode]) -> Pending:
         """Starts scoring the latest turn of B episodes and returns at once."""
-        # One task per reward and episode; a task never waits for another task of this pool, so the pool cannot lock up.
+        # One task per reward and episode. A task waits at most for one that runs already and waits for none, so the pool cannot lock up.
         stored: collections.deque[bool] = collections.deque()
         futures = {
             reward.name: tuple(self._pool.submit(self._verdict, reward, episode, stored) for episode in episodes)
@@ -147,13 +150,26 @@ class Suite:
         return self.collect([self.submit(episodes) for episodes in turns])
 
     def _verdict(self, reward: Reward, episode: Episode, stored: collections.deque[bool]) -> Verdict:
-        """From the store, or else from the reward, and then stored before anybody uses it."""
+        """From the store, or from whoever asks the same at this moment, or else from the reward, and then stored before anybody uses it."""
         if self._store is None:
             return verdict_of(reward, episode)
         key = self._store.key(reward, episode)
-        known = self._store.get(key)
-        stored.append(known is not None)
-        return known if known is not None else self._store.put(key, verdict_of(reward, episode), reward=reward.name)
+        with self._lock:
+            known, asked = self._store.get(key), self._asked.get(key)
+            if known is None and asked is None:
+                mine = self._asked[key] = concurrent.futures.Future()
+        stored.append(known is not None or asked is not None)
+        if known is not None:
+            return known
+        if asked is not None:  # rollouts may be alike to the last pixel
+            return asked.result()
+        try:
+            mine.set_result(self._store.put(key, verdict_of(reward, episode), reward=reward.name))
+        except BaseException as error:
+            mine.set_exception(error)
+        with self._lock:
+            del self._asked[key]
+        return mine.result()
 
     def _error_share(self, verdicts: Mapping[str, Sequence[Sequence[Verdict]]]) -> float:
         flat = [(name, verdict) for name, table in verdicts.items() for row in table for verdict in row]

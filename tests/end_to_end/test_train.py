@@ -14,7 +14,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
-from small_checkpoint import CONFIG, PATIENCE, call, small_config, start
+from small_checkpoint import CONFIG, PATIENCE, billed, call, handles, small_config, start
 
 from editr2_jax import assemble, experiment
 from editr2_jax.cli import common
@@ -133,9 +133,9 @@ def lines(workdir: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def finish(*argv) -> str:
+def finish(*argv, bill: Path | None = None) -> str:
     """Runs a command in a process of its own to its end; what it printed."""
-    process = start(*argv)
+    process = start(*argv, bill=bill)
     out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out
     return out
@@ -195,6 +195,39 @@ def test_stops_and_kills_leave_no_trace(small_checkpoint, tmp_path):
     assert any(np.any(array) for name, array in found.items() if "lora_b" in name)
     for step in range(0, total + 1, total // 2):
         assert content(broken / f"eval/{step}") == content(whole / f"eval/{step}"), (step, told)
+
+
+@pytest.mark.nightly
+def test_sigterm_at_any_moment_loses_nothing_and_pays_once(small_checkpoint, tmp_path):
+    """From the first second on, again and again. EDITR2_STOPS=20 EDITR2_KILL_STEPS=30 makes the full check of it."""
+    stops, total = int(os.environ.get("EDITR2_STOPS", "3")), int(os.environ.get("EDITR2_KILL_STEPS", "6"))
+    whole, broken, moments, told = tmp_path / "whole", tmp_path / "broken", random.Random(int(os.environ.get("EDITR2_KILL_SEED", "0"))), []
+    more, bills = (
+        (f"--config.loop.steps={total}", f"--config.evaluate.every={total // 2}"),
+        (tmp_path / "whole.bill", tmp_path / "broken.bill"),
+    )
+    finish(*train(whole, small_checkpoint, *more), bill=bills[0])
+    started = time.monotonic()
+    finish(*train(whole, small_checkpoint, *more))
+    again = time.monotonic() - started  # what it takes to start, and to find that all is done
+    step_seconds = float(np.median([line["time/step_s"] for line in metrics.read(whole)]))
+    while len(told) < stops and lines(broken) < total:
+        process = start(*train(broken, small_checkpoint, *more), bill=bills[1])
+        wait_for(process, lambda: handles(process, signal.SIGTERM), "handler of SIGTERM")  # noqa: B023
+        time.sleep(moments.uniform(0, again + 2 * step_seconds))
+        done, sent = lines(broken), time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, (told, out)
+        kept = saved(broken)[-1] if (broken / "checkpoints").exists() and saved(broken) else 0
+        assert steps(broken) == list(range(kept)) and kept >= done, (told, out)
+        told.append(f"SIGTERM after {done} steps, exit 0 at step {kept} in {time.monotonic() - sent:.1f} s")
+        print(told[-1])
+    assert len(told) == stops, "the run was over too soon; give more EDITR2_KILL_STEPS"
+    finish(*train(broken, small_checkpoint, *more), bill=bills[1])
+    assert without_times(broken) == without_times(whole), told
+    assert billed(bills[1]) == billed(bills[0]), told
+    assert all(np.array_equal(array, final_arrays(whole)[name]) for name, array in final_arrays(broken).items()), told
 
 
 # the other recipes -----------------------------------------------------------------------------------------------------------------

@@ -220,6 +220,24 @@ def test_half_of_it_is_half_paid_and_failures_are_asked_again(tmp_path):
     assert broken.asked == {("train/0", 0): 2, ("train/0", 1): 2, ("train/1", 0): 2, ("train/1", 1): 4}  # of two members each
 
 
+def test_rollouts_that_look_alike_are_asked_about_once_at_a_time(tmp_path):
+    """Members of a group whose pictures are the same while the judge still thinks; its failure is everybody's."""
+
+    class Slow(Counting):
+        def score(self, episode):
+            time.sleep(0.2)
+            return super().score(episode)
+
+    twins, slow = [[fakes.episode([fakes.turn()], [0, 1])] * 4], Slow("if", default=0.75)
+    with store(tmp_path) as kept, suite.Suite([slow], {"if": 1.0}, store=kept, max_error_share=1.0) as judged:
+        scores = judged.score(twins)
+        assert slow.asked.total() == 1 and scores.stored_share == 0.75 and (scores.combined == 0.75).all()
+    broken = Slow("cc", default=ConnectionError("down"))
+    with store(tmp_path / "broken") as kept, suite.Suite([broken], {"cc": 1.0}, store=kept, max_error_share=1.0) as judged:
+        assert np.isnan(judged.score(twins).combined).all() and broken.asked.total() == 1
+        assert np.isnan(judged.score(twins).combined).all() and broken.asked.total() == 2
+
+
 def test_without_a_store_nothing_is_kept():
     with suite.Suite([Counting("if")], {"if": 1.0}) as judged:
         assert judged.score(batch()).stored_share == 0.0
