@@ -119,7 +119,10 @@ def _train(
         with hosts.phase("save", step=int(state.step)):
             keeper.save(state)
 
-    with MetricsWriter(directory, start=first, total=settings.steps, watch=_WATCHED[config.recipe]) as out:
+    judging = (
+        recipe.suite if isinstance(recipe, EditR2) else contextlib.nullcontext()
+    )  # what is asked is answered, and kept, before it ends
+    with judging, MetricsWriter(directory, start=first, total=settings.steps, watch=_WATCHED[config.recipe]) as out:
         look = lambda state: evaluate(state) if _due(config, state) else None  # noqa: E731
         state = loop.run(state, stream, recipe=recipe, config=settings, out=out, save=save, stop_requested=stop, look=look, seeing=seeing)
     stream.close()
