@@ -14,7 +14,9 @@ import sys
 import traceback
 from pathlib import Path
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from editr2_jax.runtime.roll_call import NotAllHere
+
+OK, FAILED, USAGE, AGAIN, INTERRUPTED = 0, 1, 2, 75, 130
 
 _ROOM = Path(__file__).resolve().parent
 _PACKAGE = _ROOM.parent
@@ -23,8 +25,8 @@ _PACKAGE = _ROOM.parent
 def main(argv: list[str] | None = None) -> int:
     """Run `VERB ARGUMENTS...` and return the exit status.
 
-    0 done; 2 a mistake of the caller, told as `error: ...`; 1 a fault of ours, told with its traceback, or a run that cannot go on; 130
-    interrupted. `--debug` anywhere shows the traceback of a mistake too.
+    0 done; 2 a mistake of the caller, told as `error: ...`; 1 a fault of ours, told with its traceback, or a run that cannot go on; 75
+    another host was lost or did not come; 130 interrupted. `--debug` anywhere shows the traceback of a mistake too.
     """
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -85,6 +87,8 @@ def _status(error: Exception) -> int | None:
     FloatingPointError of ours says why a run cannot go on; one without a word says nothing. An error of the operating system names its
     file, or is one of ours that does.
     """
+    if isinstance(error, NotAllHere):
+        return AGAIN
     if isinstance(error, OSError) and error.filename is not None:
         return USAGE
     *_, innermost = traceback.extract_tb(error.__traceback__)

@@ -32,6 +32,7 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from editr2_jax.runtime import roll_call
 from editr2_jax.runtime.beats import BEAT_S, Board, JaxBoard
 from editr2_jax.runtime.watchdog import STATUS, Watch, abort_held
 
@@ -180,7 +181,7 @@ def joined(config: HostsConfig, *, say: Callable[[str], None] | None = None, sta
     """All processes of the run come together; the value of `with` is this host among them. Call it before any device is used.
 
     say: gets the line that a host leaves with (it goes to stderr in any case). stacks: a local folder for what every thread was doing then.
-    Raises ConnectionError when the coordinator cannot be reached, ValueError where the platform tells nothing.
+    Raises NotAllHere where a process that was told who they are waits for another in vain, ValueError where the platform tells nothing.
     """
     index, count = (0, 1) if config.processes == 1 else _initialize(config)
     board = JaxBoard() if count > 1 else None
@@ -208,8 +209,7 @@ def _initialize(config: HostsConfig) -> tuple[int, int]:
         named["coordinator_address"] = config.coordinator
     if config.processes != AUTO:
         named.update(num_processes=config.processes, process_id=config.process)
-        if config.process != 0:
-            _await_coordinator(config)
+        roll_call.take_part(config.coordinator, roll_call.Process(index=config.process, count=config.processes), within_s=config.join_s)
 
     def give_up() -> None:  # jax aborts the process instead of raising
         line = (
@@ -238,22 +238,6 @@ def _initialize(config: HostsConfig) -> tuple[int, int]:
             how = "give coordinator, processes and process"
             raise ValueError(f"HostsConfig.processes is {AUTO}, but no platform tells how many there are ({error}); {how}.") from error
     return distributed.global_state.process_id, distributed.global_state.num_processes
-
-
-def _await_coordinator(config: HostsConfig) -> None:
-    host, _, port = config.coordinator.rpartition(":")
-    started = time.monotonic()
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
-            return
-        except OSError as error:
-            if time.monotonic() - started > config.join_s:
-                raise ConnectionError(
-                    f"host {config.process} cannot reach the coordinator at {config.coordinator} within {config.join_s:g} s ({error}); "
-                    "is process 0 running there, and is the port open between the hosts?"
-                ) from error
-        time.sleep(0.5)
 
 
 def _may_come_from_another_host(error: BaseException | None) -> bool:
