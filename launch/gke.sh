@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A run on a TPU slice of GKE: a JobSet of one pod per host, queued by Kueue where a queue is named.
-#   bash launch/gke.sh --type=v5litepod-64 --staging=gs://BUCKET/FOLDER --config=configs/NAME.py --workdir=DIR [--queue=NAME] [--run] [FLAGS ...]
+#   bash launch/gke.sh --type=v5litepod-64 --staging=gs://BUCKET/FOLDER --claim=NAME --config=configs/NAME.py --workdir=/mnt/run/DIR [--run] [FLAGS ...]
 # Its own flags: --type=TYPE; --staging=gs://... where pods fetch the code; --queue=NAME of the Kueue LocalQueue; --spot=true;
 # --claim=NAME of a volume claim that all pods can write, mounted at --mount=/mnt/run; --image=IMAGE with bash and Python 3.11 or newer;
 # --namespace=NAME; --account=NAME of the Kubernetes service account that may read the bucket. JobSet must be 0.10 or newer.
@@ -11,11 +11,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/pod.sh"
 
 type='' staging='' queue='' spot=false claim='' mount=/mnt/run image=python:3.12 namespace=default account=''
 read_flags "type staging queue spot claim mount image namespace account" "$@"
-want type staging
+want type staging claim
 [[ $staging == gs://* ]] || fail "--staging=$staging: give gs://BUCKET/FOLDER"
 [[ $spot == true || $spot == false ]] || fail "--spot=$spot; it is true or false"
-[[ $workdir == *://* || (-n $claim && $workdir == "$mount"/*) ]] ||
-    fail "--workdir=$workdir: a pod's own disk goes with the pod; give gs://..., or --claim=NAME and a folder below its --mount=$mount"
+[[ $workdir == "$mount"/* ]] ||
+    fail "--workdir=$workdir: a pod's own disk goes with the pod; give a folder of --claim=NAME, below its --mount=$mount"
 accelerator "$type"
 
 # when CONDITION LINE...: the lines, where the condition is not empty.
@@ -99,11 +99,11 @@ $(for variable in ${pass_env//,/ }; do
                   volumeMounts:
                     - {name: bundle, mountPath: /bundle}
                     - {name: memory, mountPath: /dev/shm}
-$(when "$claim" "                    - {name: run, mountPath: $mount}")
+                    - {name: run, mountPath: $mount}
               volumes:
                 - {name: bundle, emptyDir: {}}
                 - {name: memory, emptyDir: {medium: Memory}}
-$(when "$claim" "                - {name: run, persistentVolumeClaim: {claimName: $claim}}")
+                - {name: run, persistentVolumeClaim: {claimName: $claim}}
 END
 }
 
@@ -111,7 +111,7 @@ mkdir -p "$out"
 jobset | grep -v '^$' >"$out/jobset.yaml"
 # Who restarts is JobSet, all hosts at once; on_host.sh ends with what training ended with.
 platform=jobset extra=tpu restarts=0 failures=0 scheduler=gke poll=30 patience=1800 create_flags='()'
-[[ -z $claim ]] || logdir=$workdir/logs
+logdir=$workdir/logs
 bundle
 fill run_jobset.sh "$out/run.sh"
 print_and_run bundle/on_host.sh bundle/hosts.env jobset.yaml run.sh

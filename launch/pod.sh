@@ -4,7 +4,7 @@
 #   run.sh         what this machine does: ship, start, watch, stop; `bash run.sh watch` takes up the watch again
 #   logs/          one log for each host
 # Flags that all of them take, as --flag=VALUE:
-#   --config=FILE.py[:VARIANT]  of the shipped code       --workdir=DIR  of the run, the same for all hosts: a mounted disk, or gs://
+#   --config=FILE.py[:VARIANT]  of the shipped code       --workdir=DIR  of the run, the same for all hosts: on a disk that all mount
 #   --config.a.b=VALUE          goes to training          --name=NAME    of the job; by default the config's
 #   --out=FOLDER                by default workdirs/launch/NAME          --run  run it, too
 #   --allow-dirty               ship changes that no commit holds; the shipped version ends with + then
@@ -108,7 +108,7 @@ accelerator() {
 
 # on_tpu_vms: what the scripts share that reach TPU VMs through gcloud.
 on_tpu_vms() {
-    [[ $workdir == /* || $workdir == *://* ]] || fail "--workdir=$workdir: give a path from the root, or gs://...; all workers must see it"
+    [[ $workdir == /* ]] || fail "--workdir=$workdir: give a path from the root, on a disk that all workers mount"
     # The image of TPU VMs is Ubuntu 22.04 with Python 3.10; 3.11 is in its own archive.
     [[ -n $prepare ]] ||
         prepare='command -v python3.11 >/dev/null || { sudo apt-get update -q && sudo apt-get install -qy python3.11 python3.11-venv; }'

@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds, for what must end by itself
 
 # The flags that each launch script needs, --config aside.
-TPU = ("--tpu=slice", "--zone=us-west4-a", "--type=v5litepod-64", "--workdir=gs://bucket/run")
+TPU = ("--tpu=slice", "--zone=us-west4-a", "--type=v5litepod-64", "--workdir=/mnt/disk/run")
 LAUNCHES = {
     "tpu_vm": TPU,
     "queued_resource": (*TPU, "--capacity=spot"),
-    "gke": ("--type=v5litepod-64", "--staging=gs://bucket/code", "--workdir=gs://bucket/run"),
-    "xpk": ("--cluster=c", "--project=p", "--zone=z", "--type=v5litepod-64", "--workdir=gs://bucket/run"),
+    "gke": ("--type=v5litepod-64", "--staging=gs://bucket/code", "--claim=runs", "--workdir=/mnt/run/a"),
+    "xpk": ("--cluster=c", "--project=p", "--zone=z", "--type=v5litepod-64", "--storage=runs", "--workdir=/mnt/disk/run"),
     "slurm": ("--nodes=2", "--gpus=8", "--time=24:00:00", "--workdir=/shared/run"),
     "host": ("--extra=cpu", "--workdir=run"),
 }

@@ -25,6 +25,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from editr2_jax.runtime.workdir import NO_ADDRESS
+
 _DEVICES = """
 import json, jax
 here = jax.local_devices()
@@ -167,30 +169,26 @@ def devices(*, expected: int | None = None, deadline: float = 300.0, code: str =
 
 
 def workdir(directory: str, *, free_gb: float = 5.0) -> Finding:
-    """The folder of the run can be made, written into and read back, and has room; of gs:// and the like the room is not asked."""
-    content = uuid.uuid4().hex
-    remote = "://" in directory
+    """The folder of the run can be made, written into and read back, and has room."""
+    if "://" in directory:
+        return _bad("workdir", f"{directory}: {NO_ADDRESS}", "Mount a file system that all hosts share, and choose a folder there.")
+    content, folder = uuid.uuid4().hex, Path(directory).expanduser().absolute()
     try:
-        if remote:
-            from etils import epath  # its cloud file systems are extras of their own
-
-            folder = epath.Path(directory)
-        else:
-            folder = Path(directory).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".preflight-{content}"
         probe.write_text(content)
         back = probe.read_text()
         probe.unlink()
-    except Exception as error:  # whatever a file system's client raises
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return _bad("workdir", f"{directory}: {said}", "Choose another --workdir, mount it on this host, or change its permissions.")
+    except OSError as error:
+        return _bad(
+            "workdir",
+            f"{directory}: {error.strerror or error}",
+            "Choose another --workdir, mount it on this host, or change its permissions.",
+        )
     if back != content:
         return _bad(
             "workdir", f"{directory}: what was written did not come back", "This file system cannot be trusted with a run; choose another."
         )
-    if remote:
-        return _good("workdir", f"{directory} can be written")
     free = shutil.disk_usage(folder).free / 1e9
     if free < free_gb:
         return _bad(

@@ -36,11 +36,16 @@ PACKAGES = (
 _MADE = ("checkpoints", "metrics.jsonl", "sessions", "eval", "report")  # what a run leaves; until then the workdir is anybody's
 
 
+NO_ADDRESS = "a run appends to its files and locks them, which an address cannot; give a folder on a disk that all hosts mount"
+
+
 def writable(directory: str | os.PathLike, *, flag: str = "--workdir") -> Path:
     """The directory as an absolute path, made if needed. Raises ValueError, saying why, where nothing can be written into it.
 
     flag: what the caller chose the directory by.
     """
+    if "://" in os.fspath(directory):
+        raise ValueError(f"{directory}: {NO_ADDRESS}, as {flag}.")
     path = Path(directory).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)

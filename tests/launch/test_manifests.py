@@ -39,7 +39,7 @@ VARIANTS = {
     "plain": (),
     "queued": ("--queue=team-queue", "--spot=true", "--namespace=team", "--account=trainer"),
     "one host": ("--type=v5litepod-8",),
-    "claim and secrets": ("--claim=shared-disk", "--workdir=/mnt/run/a", "--pass_env=JUDGE_TOKEN,HF_TOKEN", "--failures=7"),
+    "secrets": ("--claim=shared-disk", "--pass_env=JUDGE_TOKEN,HF_TOKEN", "--failures=7"),
     "tpu7x": ("--type=tpu7x-16", "--name=ironwood"),
 }
 
@@ -88,7 +88,7 @@ def test_the_topology_is_the_type_s(tmp_path):
 
 
 def test_secrets_are_references(tmp_path):
-    made = manifest(tmp_path, *VARIANTS["claim and secrets"])
+    made = manifest(tmp_path, *VARIANTS["secrets"])
     pod = made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["env"] == [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": "run-env", "key": name}}} for name in ("JUDGE_TOKEN", "HF_TOKEN")

@@ -33,7 +33,7 @@ def test_a_tpu_vm_gets_the_code_starts_on_all_workers_and_its_logs_come_back(tmp
     assert "the run ended with exit code 0" in said
     for host in range(2):  # each restarted by itself, with the same command, and with the token
         first, second = cloud.trained(host)
-        assert first == second == "train --config=configs/run.py --workdir=gs://bucket/run --processes=auto"
+        assert first == second == "train --config=configs/run.py --workdir=/mnt/disk/run --processes=auto"
         assert log(cloud, host).count(f"train of host {host}, token 10 letters") == 2
     asked = cloud.note("asked")
     assert asked.startswith("gcloud compute tpus tpu-vm describe slice --format=value(networkEndpoints.len()) --quiet --zone=us-west4-a\n")
@@ -236,7 +236,7 @@ def test_xpk_builds_the_bundle_in_and_is_told_what_restarts(tmp_path):
     assert cloud.note("asked").splitlines()[0] == (
         "xpk workload create --cluster=c --project=p --zone=z --workload=run --tpu-type=tpu7x-16 --num-slices=1 "
         "--base-docker-image=python:3.12 --priority=medium --max-restarts=50 --restart-on-exit-codes=1,75 "
-        "--termination-grace-period-seconds=120 --command=exec bash on_host.sh run --no-use-parallel-containers "
+        "--termination-grace-period-seconds=120 --storage=runs --command=exec bash on_host.sh run --no-use-parallel-containers "
         f"--script-dir={cloud.out}/bundle --env-file={cloud.out}/xpk.env"
     )
     assert (cloud.out / "xpk.env").read_text().splitlines()[1:] == ["JUDGE_TOKEN"]

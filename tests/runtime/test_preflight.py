@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from editr2_jax.porting import safetensors_io
-from editr2_jax.runtime import preflight
+from editr2_jax.runtime import preflight, workdir
 
 
 def test_advice_belongs_to_what_is_not_ok():
@@ -154,12 +154,13 @@ def test_a_workdir_that_cannot_be_is_said(tmp_path):
     assert not found.ok and "Not a directory" in found.evidence
 
 
-def test_a_remote_workdir_goes_through_its_own_file_system(tmp_path, monkeypatch):
-    from etils import epath
-
-    monkeypatch.setattr(epath, "Path", lambda url: tmp_path / url.partition("://")[2])
-    assert preflight.workdir("gs://bucket/run").evidence == "gs://bucket/run can be written"
-    assert (tmp_path / "bucket/run").is_dir()
+def test_an_address_is_no_workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = preflight.workdir("gs://bucket/run")
+    assert not found.ok and "a run appends to its files and locks them" in found.evidence
+    with pytest.raises(ValueError, match="^gs://bucket/run: a run appends .* on a disk that all hosts mount, as --workdir.$"):
+        workdir.writable("gs://bucket/run")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
