@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from editr2_jax import presets
 from editr2_jax.data import images, pipeline
+from editr2_jax.data.tokenizer import FILES as tokenizer_files
 from editr2_jax.data.tokenizer import Tokenizer, train_tiny
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.flow.sde_window import WindowConfig
@@ -37,7 +39,7 @@ from editr2_jax.objectives.joint_objective import ObjectiveConfig
 from editr2_jax.policies.context import Slots
 from editr2_jax.policies.dialogue import PolicyConfig
 from editr2_jax.policies.image_policy import FlowConfig
-from editr2_jax.porting import bagel_weights
+from editr2_jax.porting import bagel_weights, byte_ranges
 from editr2_jax.porting import export as porting_export
 from editr2_jax.rewards.base import Features, Reward
 from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
@@ -69,8 +71,13 @@ def settings(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}, **more)
 
 
-def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint: a path, or the name of one that ships with the package."""
+def checkpoint_folder(name: str) -> Path | epath.Path:
+    """The folder of a checkpoint: a path, an address such as gs://bucket/folder, or the name of one that ships with the package."""
+    if "://" in name:
+        folder = byte_ranges.place(name)
+        if not (folder / "llm_config.json").exists():
+            raise ValueError(f"model.checkpoint: {name} holds no llm_config.json; give the address of a checkpoint's folder.")
+        return folder
     shipped = ASSETS / name
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -107,12 +114,15 @@ class Model:
         return Weights(trainable=logical_axes.place(trainable, self.layouts.rollout), frozen=self.frozen_in_play)
 
 
-def model(config) -> Model:
-    """Reads the checkpoint, attaches adapters or marks what full training trains; over the devices of the mesh, where there are several."""
+def model(config, *, say: Callable[[str], None] = lambda text: None) -> Model:
+    """Reads the checkpoint, attaches adapters or marks what full training trains; over the devices of the mesh, where there are several.
+
+    say: takes a line about how much has been read now and then.
+    """
     folder = checkpoint_folder(config.model.checkpoint)
     layouts = meshes.layouts(settings(MeshConfig, config.mesh))
     where = None if layouts is None else logical_axes.placing(layouts.train)
-    whole = bagel_weights.load_folder(folder, dtype=jnp.dtype(config.model.dtype), sharding=where)
+    whole = bagel_weights.load_folder(folder, dtype=jnp.dtype(config.model.dtype), sharding=where, say=say)
     if config.train == "lora":
         network, trainable, frozen = networks.with_adapter(whole, settings(LoraConfig, config.lora), key=keys.at(config.seed, "adapter"))
     elif config.train == "full":
@@ -132,7 +142,7 @@ def model(config) -> Model:
 def sizes_of(config) -> sizes.BagelConfig:
     """The sizes of a config's model: its checkpoint's, or the preset `model.size` where no checkpoint is at hand."""
     if not config.model.size:
-        return sizes.BagelConfig.from_folder(checkpoint_folder(config.model.checkpoint))
+        return bagel_weights.read_config(checkpoint_folder(config.model.checkpoint))
     return _choose("model.size", config.model.size, sizes.PRESETS)()
 
 
@@ -165,9 +175,10 @@ def executions(config, layouts: Layouts | None, *, platform: str = "") -> tuple[
     return learn, play, dataclasses.replace(play, layout=layouts and layouts.words)
 
 
-def matching_tokenizer(folder: Path, config: sizes.BagelConfig) -> Tokenizer:
+def matching_tokenizer(folder: Path | epath.Path, config: sizes.BagelConfig) -> Tokenizer:
     """The folder's tokenizer. Raises ValueError when its markers are not the ones that the model was configured with."""
-    tokenizer = Tokenizer(folder)
+    with byte_ranges.at_hand(folder, tokenizer_files) as here:
+        tokenizer = Tokenizer(here)
     given = (tokenizer.bos, tokenizer.eos, tokenizer.vision_start, tokenizer.vision_end)
     if given != dataclasses.astuple(config.tokens):
         raise ValueError(

@@ -80,7 +80,7 @@ def train(config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop
         watched = assemble.settings(ProfileConfig, config.profile), assemble.settings(CompileCacheConfig, config.compile_cache)
         seeing = until.enter_context(Seeing.of(*watched, directory, say=say))
         with hosts.phase("start"):
-            model = assemble.model(config)
+            model = assemble.model(config, say=say)
             data = shared_data(config, directory, hosts, say=say)
             say(told_size(model, config))
             keeper = until.enter_context(Keeper(config, directory, model, hosts=hosts, say=say))

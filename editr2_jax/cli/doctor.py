@@ -138,7 +138,8 @@ def _examined(args: argparse.Namespace, config: ConfigDict) -> Iterator[prefligh
     except ValueError as error:
         yield preflight.Finding(name="checkpoint", ok=False, evidence=str(error), advice="Copy it to every host, or mount it there.")
     else:
-        yield preflight.checkpoint(folder)
+        remote = preflight.Finding(name="checkpoint", ok=True, evidence=f"{folder} answers")
+        yield remote if "://" in config.model.checkpoint else preflight.checkpoint(folder)
     token = os.environ[args.token_env] if args.token_env else ""
     for url in filter(None, (args.endpoints or "").split(",")):
         yield preflight.endpoint(url.strip(), token=token)

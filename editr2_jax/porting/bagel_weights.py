@@ -179,17 +179,8 @@ def load_folder(
 
 def read_config(folder: str | Path) -> BagelConfig:
     """The configuration of a checkpoint folder, local or not."""
-    folder = byte_ranges.place(folder)
-    if byte_ranges.is_local(folder):
-        return BagelConfig.from_folder(folder)
-    with tempfile.TemporaryDirectory() as here:
-        for name in CONFIGS:
-            if (folder / name).exists():
-                (Path(here) / name).write_bytes((folder / name).read_bytes())
-        try:
-            return BagelConfig.from_folder(here)
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(str(error).replace(here, str(folder))) from error
+    with byte_ranges.at_hand(folder, CONFIGS) as here:
+        return BagelConfig.from_folder(here)
 
 
 def write_config(config: BagelConfig, folder: str | Path) -> None:

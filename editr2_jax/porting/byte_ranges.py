@@ -5,9 +5,12 @@ Files are read, not mapped: pages of a mapped file count as the process's memory
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 import threading
 import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,23 @@ def place(path: Any) -> Any:
 def is_local(path: Any) -> bool:
     """Whether the operating system can open the path itself."""
     return isinstance(path, Path) or (isinstance(path, os.PathLike) and "://" not in str(path))
+
+
+@contextlib.contextmanager
+def at_hand(folder: Any, names: Iterable[str]) -> Iterator[Path]:
+    """A local folder itself; of another one a copy of those of its small files that are there. Errors within the block name the folder."""
+    folder = place(folder)
+    if is_local(folder):
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as here:
+        for name in names:
+            if (folder / name).exists():
+                (Path(here) / name).write_bytes((folder / name).read_bytes())
+        try:
+            yield Path(here)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(str(error).replace(here, str(folder))) from error
 
 
 class ByteRanges:

@@ -11,6 +11,7 @@ from elsewhere import Elsewhere
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from editr2_jax import assemble, presets
 from editr2_jax.cli import port
 from editr2_jax.models import lora
 from editr2_jax.models.bagel import config
@@ -134,8 +135,9 @@ def test_folders_elsewhere_are_read_and_written_and_open_only_when_whole(tmp_pat
         bagel_weights.opened(out)
 
 
-def test_a_bucket_is_a_folder(monkeypatch, tmp_path):
-    """gs:// through etils.epath as users have it, the bucket behind it in memory."""
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs:// through etils.epath as users have it, the bucket behind it in memory: its files by their names."""
     fsspec = pytest.importorskip("fsspec")
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -147,14 +149,43 @@ def test_a_bucket_is_a_folder(monkeypatch, tmp_path):
             return MemoryFileSystem._strip_protocol(path.removeprefix("gs://").removeprefix("gcs://"))
 
     monkeypatch.setattr(fsspec, "filesystem", lambda name, **_: Bucket())
+    return Bucket.store
+
+
+def test_a_bucket_is_a_folder(bucket, tmp_path):
     assert _convert(golden.FOLDER, "gs://bucket/one", "--shards=2") == 0
-    written = sorted(name.removeprefix("/bucket/one/") for name in Bucket.store if "ema" in name)
+    written = sorted(name.removeprefix("/bucket/one/") for name in bucket if "ema" in name)
     assert written == ["ema-00001-of-00002.safetensors", "ema-00002-of-00002.safetensors", "ema.safetensors.index.json"]
     assert fake.compare("gs://bucket/one", fake.digests_of(golden.FOLDER)) == []
     assert _convert("gs://bucket/one", tmp_path / "here", "--to=orbax") == 0
     assert np.array_equal(bagel_weights.load_folder(tmp_path / "here").decoder.embed[...], EMA["language_model.model.embed_tokens.weight"])
     with pytest.raises(ValueError, match="gs://bucket/one: exists and is not an empty folder"):
         _convert(golden.FOLDER, "gs://bucket/one")
+
+
+def test_training_reads_a_checkpoint_where_it_lies(bucket, small_checkpoint):
+    from etils import epath
+
+    config = presets.tabletop(presets.edit_r2())
+    config.model.checkpoint = "gs://bucket/base"
+    with pytest.raises(ValueError, match="gs://bucket/base holds no llm_config.json"):
+        assemble.model(config)
+    (epath.Path("gs://bucket") / "base").mkdir()
+    for file in small_checkpoint.iterdir():
+        (epath.Path("gs://bucket/base") / file.name).write_bytes(file.read_bytes())
+    told = []
+    there = assemble.model(config, say=told.append)
+    config.model.checkpoint = str(small_checkpoint)
+    here = assemble.model(config)
+    assert there.config == here.config == assemble.sizes_of(config) and there.tokenizer.encode("Remove ball") == here.tokenizer.encode(
+        "Remove ball"
+    )
+    jax.tree.map(np.testing.assert_array_equal, there.frozen, here.frozen)
+    assert "100%" in told[-1]
+    (epath.Path("gs://bucket/base") / "merges.txt").unlink()
+    config.model.checkpoint = "gs://bucket/base"
+    with pytest.raises(ValueError, match="^gs://bucket/base/merges.txt is missing"):
+        assemble.model(config)
 
 
 def test_the_card_tells_what_it_was_given_and_no_more(tmp_path):
