@@ -21,6 +21,7 @@ _SHAPE = re.compile(r"\b(pred|bf16|f8e4m3fn|f8e5m2|[sufc]\d+|token)\[([\d,]*)\](
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
+_ALIAS = "output_to_operand_aliasing={{}: (0, {})}"
 _BY_ELEMENT = {"reduce", "all-reduce", "reduce-scatter", "sort", "scatter", "reduce-window", "map", "select-and-scatter"}
 _LOOPS = ("while", "conditional", "call")
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "partition-id"}
@@ -225,7 +226,7 @@ def _read(name: str, inside: list[Instruction], computations: Mapping[str, list[
     for use in (line for line in inside if name in line.operands):
         if use.opcode == "dynamic-slice" and use.operands[0] == name:
             total += _size(use.shape, fast=True)
-        elif use.opcode == "bitcast":
+        elif use.opcode == "bitcast" or _ALIAS in use.text:  # another look at the same bytes, or their tiles turned while they are read
             total += _read(use.name, inside, computations)
         elif use.opcode == "fusion" and (called := _CALLED.search(use.text)) and called[1] in computations:
             within = computations[called[1]]

@@ -70,6 +70,24 @@ def test_a_loop_reads_slices_and_fast_memory_is_free():
     assert hlo.moved(PROGRAM).memory == pytest.approx(6 * (slices + hidden + gathered + multiplied) + 6 * 4 * 4)  # and the counters
 
 
+def test_tiles_that_are_turned_while_a_slice_is_read_are_no_reading_of_the_stack():
+    """As tpu7x reads one layer of stacked weights: the whole stack seems to be copied, onto itself."""
+    turned = "  %turned = bf16[6,256,1024]{2,1,0:T(8,128)} fusion(%p0), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%copy\n"
+    copy = """\
+%copy (p: bf16[6,256,1024]) -> bf16[6,256,1024] {
+  %p = bf16[6,256,1024]{2,1,0} parameter(0)
+  ROOT %c = bf16[6,256,1024]{2,1,0:T(8,128)} copy(%p)
+}
+
+"""
+    other = (
+        PROGRAM.replace("%slice_of (p0", copy + "%slice_of (p0")
+        .replace("  %zero =", turned + "  %zero =")
+        .replace("dynamic-slice(%p0", "dynamic-slice(%turned")
+    )
+    assert other.count("%turned") == 2 and hlo.moved(other).memory == hlo.moved(PROGRAM).memory
+
+
 @pytest.mark.parametrize(
     ("groups", "chips"),
     [
