@@ -40,6 +40,6 @@ failed=0
 kills() { python -m pytest -q -s -p no:cacheprovider --durations=0 "$@" | tee -a "$out/kills.log" || failed=1; }
 : >"$out/kills.log"
 kills tests/end_to_end/test_train.py tests/runtime tests/rewards/test_verdict_store.py tests/rollouts/test_spool.py -k "kill or stops or sigterm"
-kills tests/end_to_end/test_hosts.py
-EDITR2_HOSTS=4 EDITR2_KILLS=4 EDITR2_HOST_STEPS=6 kills tests/end_to_end/test_hosts.py
+kills tests/end_to_end/test_hosts.py -k killed
+EDITR2_HOSTS=4 EDITR2_KILLS=4 EDITR2_HOST_STEPS=6 kills tests/end_to_end/test_hosts.py -k "killed or several"
 exit $failed
