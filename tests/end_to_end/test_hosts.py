@@ -34,7 +34,7 @@ def _run(workdir: Path, checkpoint: Path, *more: str, processes: int = 1) -> lis
     common = [
         "train", f"--config={CONFIG}", f"--workdir={workdir}", f"--config.model.checkpoint={checkpoint}", f"--config.loop.steps={STEPS}",
         "--config.data.sessions=2", "--config.step.rows=4", "--config.evaluate.rows=4", "--config.evaluate.sessions=4",
-        "--config.evaluate.before=false", "--config.loop.save_every=1", "--config.loop.keep=4", "--config.hosts.silence_s=20",
+        "--config.evaluate.before=false", "--config.loop.save_every=1", "--config.loop.keep=4", "--config.hosts.silence_s=12",
         "--config.hosts.join_s=60", *more,
     ]  # fmt: skip
     together = (f"--coordinator=localhost:{port}", f"--processes={processes}")
