@@ -248,10 +248,12 @@ def of_learning(subject: Subject) -> list[Phase]:
     state = subject.state()
     asks_again = subject.config.step.updates > 1 or not updater.loss_guides or updater.objective.intent.mismatch_cap > 0
     replay, context = subject.replay(), flops.context(d, subject.rank) - d.turns * (flops.encode(d) + flops.see(d))
+    source = flops.picture(d, 0, subject.rank) - flops.encode(d) - flops.see(d)  # read once for a group
+    read = rows * context - (rows - rows // subject.group) * source
     number = subject.shape(layout=subject.layouts.train)
     behaviour = weights.trainable if updater.objective.image.needs_old and (subject.config.step.updates > 1 or state.old) else None
     return [
-        _phase("replay", updater.replay, (1 + asks_again) * subject.batches, rows * context, weights, played.script),
+        _phase("replay", updater.replay, (1 + asks_again) * subject.batches, read, weights, played.script),
         _phase("recall", updater.log_probs, subject.batches * asks_again, rows * (flops.recall(d) - context), weights, played, replay),
         _phase(
             "gradient", updater.gradient, subject.batches, rows * (flops.update(d) - context),
