@@ -49,7 +49,7 @@ def test_a_phase_compiles_for_a_tpu_that_is_not_there():
 def test_a_plan_of_7b_says_where_everything_lies_without_an_array():
     config = common.load_config(str(ROOT / "configs/bagel_7b_edit_r2.py:v5e_16"))
     with config.unlocked():
-        config.mesh.fsdp = 1
+        config.mesh.update(fsdp=1, tensor=1)
     subject = phases.Subject(config, topology.of("here"), size=(512, 512))
     names = [phase.name for phase in phases.of(subject)]
     assert "gradient" in names and "stage" not in names  # one copy of the weights: nothing is moved after an update
@@ -80,10 +80,20 @@ def test_plans_stand_side_by_side(tmp_path):
     phase = {"name": "denoise", "calls": 3, "arguments": 2**30, "temporaries": 2**31, "need": 2**32, "flops": 2e12, "share": 0.5}
     phase |= {"fits": True, "seconds": {"compute": 2.0, "memory": 1.0, "wires": 0.5}, "too_much": ""}
     step = {"bound": 6.0, "apart": 10.5, "sessions": 96, "useful": 3.0, "peak": 1.0, "chip_hours_per_1000": 0.3}
-    plan = {"topology": "v5e:4x4", "devices": 16, "rows": 48, "chip": chip, "mesh": {"train": "fsdp", "rollout": "fsdp"}, "step": step}
+    plan = {
+        "topology": "v5e:4x4",
+        "devices": 16,
+        "rows": 48,
+        "chip": chip,
+        "mesh": {"train": "fsdp", "rollout": "fsdp", "words": "resident"},
+        "step": step,
+    }
     (tmp_path / "a.json").write_text(json.dumps(plan | {"phases": [phase], "command": "plan it", "compiler": "jax"}))
     told = call("plan", f"--table={tmp_path / 'a.json'}")
-    assert told.status == 0 and "| v5e:4x4 | 16 | fsdp, fsdp | 48 | 4.00 of 16.00 (denoise) | 6 (10) | 50% | 57600 | 0.3 |" in told.out
+    assert (
+        told.status == 0
+        and "| v5e:4x4 | 16 | fsdp, fsdp, resident | 48 | 4.00 of 16.00 (denoise) | 6 (10) | 50% | 57600 | 0.3 |" in told.out
+    )
     assert "| v5e:4x4 | denoise | 3 | 1.00 | 2.00 | 4.00 | 2.0 | 2.000 | 1.000 | 0.500 | compute | 50% |" in told.out
     assert "there is no missing.json" in call("plan", "--table=missing.json").err
 
