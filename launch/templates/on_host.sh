@@ -121,9 +121,10 @@ on_signal() {
     [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
 }
 
-# note KIND TEXT: host_I.KIND, as a whole: who looks meanwhile sees the old text or the new one.
+# note KIND TEXT: host_I.KIND, as a whole: who looks meanwhile sees the old text or the new one. Two processes may write it at once.
 note() {
-    echo "$2" >"$logdir/.host_$index.$1" && mv "$logdir/.host_$index.$1" "$logdir/host_$index.$1"
+    local unseen=$logdir/.host_$index.$1.$BASHPID
+    echo "$2" >"$unseen" && mv "$unseen" "$logdir/host_$index.$1"
 }
 
 pause() {
