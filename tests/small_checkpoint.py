@@ -159,8 +159,8 @@ def start(*argv, devices: int = 1, bill: Path | None = None) -> subprocess.Popen
         | ({"EDITR2_BILL": str(bill)} if bill else {})
         | {
             "JAX_PLATFORMS": "cpu",
-            # Threads of XLA's pool, by default as many as there are devices or cores: gatherings that do not need each other block one each, and
-            # where all are taken on some devices, the others wait for them in vain.
+            # Threads of XLA's pool, by default as many as there are devices or cores. Gatherings that do not need each other block a thread
+            # each: where that takes all threads of some devices, the others wait for them in vain.
             "NPROC": str(8 * devices),
             "JAX_ENABLE_COMPILATION_CACHE": "true",
             "JAX_COMPILATION_CACHE_DIR": str(_scratch() / "compiled_by_processes"),
