@@ -1,6 +1,7 @@
 """Runs of several processes: one order of the data, one result; killed, named, and gone on with, on another number of hosts too.
 
-EDITR2_KILLS=20 EDITR2_HOST_STEPS=24 makes the long check; EDITR2_HOSTS=4 takes four processes where it says two.
+`bash launch/test.sh -m nightly tests/end_to_end/test_hosts.py` runs them, as .ci/run does. EDITR2_KILLS=20 EDITR2_HOST_STEPS=24 makes the
+long check of kills; EDITR2_HOSTS=4 takes four processes where it says two.
 """
 
 import json
@@ -20,7 +21,7 @@ from small_checkpoint import CONFIG, PATIENCE, billed, start
 
 from editr2_jax.runtime import metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 DEVICES = 4  # of a run, over all its processes
 HOSTS = int(os.environ.get("EDITR2_HOSTS", "2"))
 STEPS = int(os.environ.get("EDITR2_HOST_STEPS", "3"))
@@ -128,7 +129,6 @@ def _await(condition, processes: list) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.nightly
 def test_a_killed_process_is_named_and_the_same_command_goes_on(whole, small_checkpoint, tmp_path):
     """Every fourth kill comes while the run starts, the others in what it does: play, judging, update, save."""
     workdir, moments, told = tmp_path / "broken", random.Random(int(os.environ.get("EDITR2_KILL_SEED", "0"))), []

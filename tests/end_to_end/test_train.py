@@ -169,7 +169,7 @@ def interrupt(process, sent: signal.Signals, workdir: Path, total: int) -> None:
 
 def test_stops_and_kills_leave_no_trace(small_checkpoint, tmp_path):
     """`kill -9`, then SIGTERM, each time the same command again. EDITR2_KILLS=5 EDITR2_KILL_STEPS=30 makes the full check of it."""
-    kills, total = int(os.environ.get("EDITR2_KILLS", "1")), int(os.environ.get("EDITR2_KILL_STEPS", "6"))
+    kills, total = int(os.environ.get("EDITR2_KILLS", "1")), int(os.environ.get("EDITR2_KILL_STEPS", "4"))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     more = (f"--config.loop.steps={total}", f"--config.evaluate.every={total // 2}", "--config.loop.save_every=3")
     finish(*train(whole, small_checkpoint, *more))
