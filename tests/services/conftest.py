@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_checkpoint import compiled_once, small_checkpoint  # noqa: F401
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "rewards")]
 

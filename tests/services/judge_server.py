@@ -68,8 +68,8 @@ def answerer(*servers, cache=None, vlm=None, **settings):
 
 
 def rollouts(rows, turns=2):
-    """turns[t][b]: rollout b's pictures are 0, b, b + 1, ...; all pictures of a rollout tell it apart."""
-    made = lambda t, row: fakes.episode([fakes.turn()] * turns, [0, *range(row, row + t + 1)], "memory", f"train/{row // 4}")  # noqa: E731
+    """turns[t][b]: rollout b's pictures are 0, b + 2, b + 3, ...; no two of them are asked about in the same words."""
+    made = lambda t, row: fakes.episode([fakes.turn()] * turns, [0, *range(row + 2, row + t + 3)], "memory", f"train/{row // 4}")  # noqa: E731
     return [[made(t, row) for row in range(rows)] for t in range(turns)]
 
 
