@@ -49,7 +49,7 @@ class EndpointsConfig:
     retries: int = 4  # after the first try
     backoff_s: float = 0.5  # before the first retry; doubled each time, and drawn from half of it to all of it
     backoff_max_s: float = 30.0  # also the longest that a Retry-After is obeyed
-    breaker_failures: int = 3  # in a row, until an endpoint is left alone; at most `retries`, so that a slow start is waited for
+    breaker_failures: int = 3  # in a row, until an endpoint is left alone; above `retries` a slow start is not waited for
     breaker_s: float = 5.0  # until it is probed
     outage_s: float = 300.0  # without any endpoint that a question waits for; loading a large model takes minutes
     max_response_bytes: int = 1_000_000
@@ -181,7 +181,7 @@ class Endpoints:
             raise
         health.answered()
         self._counts["answers"] += 1
-        self._counts["seconds"] += self._now() - started
+        self._counts["answer_seconds"] += self._now() - started
         return answer
 
     async def _once(self, url: str, body: bytes, key: str, read: Callable[[Any], T]) -> T:
@@ -189,6 +189,8 @@ class Endpoints:
         try:
             async with asyncio.timeout(self._config.timeout_s), self._client.stream("POST", url, content=body, headers=headers) as response:
                 content = await self._content(response)
+        except httpx2.ConnectTimeout as error:
+            raise _Failed("connection", f"no connection within {self._config.connect_s:g} s") from error
         except (TimeoutError, httpx2.TimeoutException) as error:
             raise _Failed("timeout", f"no answer within {self._config.timeout_s:g} s ({type(error).__name__})") from error
         except httpx2.HTTPError as error:

@@ -13,6 +13,7 @@ import dataclasses
 import io
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,7 @@ class VlmAnswerer:
     def __init__(self, config: VlmConfig, endpoints: Endpoints, *, cache: AnswerCache | None = None):
         self._config, self._endpoints, self._cache = config, endpoints, cache
         self._counts: collections.Counter[str] = collections.Counter()
+        self._counting = threading.Lock()
 
     def close(self) -> None:
         """Ends requests on their way, and lets go of the cache."""
@@ -113,7 +115,8 @@ class VlmAnswerer:
         key = answer_cache.key_of(about, shown)
         if self._cache is not None:
             known = self._cache.get(key)
-            self._counts["cache_misses" if known is None else "cache_hits"] += 1
+            with self._counting:
+                self._counts["cache_misses" if known is None else "cache_hits"] += 1
             if known is not None:
                 return known
             if self._cache.replays:

@@ -1,5 +1,6 @@
 """The pool: what is tried again, what is not, who is asked, and what never leaves the machine."""
 
+import socket
 import threading
 import time
 
@@ -36,7 +37,7 @@ def test_what_may_pass_is_tried_again_under_the_same_key(server, fault, kind):
     with pool(server) as endpoints:
         assert ask(endpoints, read=text_of) == "yes"
         counts = endpoints.counters()
-    assert counts["requests"] == 3 and counts[f"failures_{kind}"] == 2 and counts["answers"] == 1 and counts["seconds"] > 0
+    assert counts["requests"] == 3 and counts[f"failures_{kind}"] == 2 and counts["answers"] == 1 and counts["answer_seconds"] > 0
     assert counts.get("retries", 0) == (0 if kind == "busy" else 2) and counts.get("rests", 0) == (2 if kind == "busy" else 0)
     assert [question["key"] for question in server.questions()] == ["k"] * 3
 
@@ -52,6 +53,25 @@ def test_a_timeout_is_tried_again(server):
     server.control(script=["hang"])
     with pool(server, timeout_s=1.0) as endpoints:
         assert ask(endpoints) == "yes" and endpoints.counters()["failures_timeout"] == 1
+
+
+def test_a_host_that_does_not_take_the_connection_is_given_up_soon():
+    with socket.socket() as deaf, socket.socket() as first, socket.socket() as second:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for one in (first, second):  # nobody accepts them, so that the queue is full
+            one.setblocking(False)
+            one.connect_ex(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        settings = EndpointsConfig(urls=(url,), connect_s=0.3, timeout_s=600.0, retries=0)
+        with Endpoints(settings) as endpoints, pytest.raises(ServiceError, match="no connection within 0.3 s"):
+            ask(endpoints)
+
+
+def test_waits_grow_up_to_a_cap_and_are_drawn_from_a_seed():
+    waits = lambda seed: [Endpoints(EndpointsConfig(backoff_max_s=3.0, jitter_seed=seed))._backoff(n) for n in range(6)]  # noqa: E731
+    assert waits(0) == waits(0) != waits(1)
+    assert all(top / 2 <= wait <= top for wait, top in zip(waits(0), (0.5, 1.0, 2.0, 3.0, 3.0, 3.0), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_a_judge_without_faults_gives_the_truth(server, tmp_path):
     assert all(len(table[0][0].detail["prompt"]) == 12 for table in scores.verdicts.values())
 
 
+@pytest.mark.slow
 def test_a_third_of_the_requests_fail(server, tmp_path):
     server.control(shares={"error": 0.3})
     scores, counts = scored(answerer(server), tmp_path, rows=40)
@@ -94,6 +95,7 @@ def test_a_judge_that_talks_nothing_but_nonsense_stops_the_run(server, tmp_path)
         scored(answerer(server), tmp_path, max_error_share=0.05)
 
 
+@pytest.mark.slow
 def test_too_many_requests_with_a_word_when_to_come_back(server, tmp_path):
     """A server that takes two at a time, asked by sixteen threads."""
     server.control(capacity=2, retry_after=0.1, delay_s=0.01)
@@ -101,6 +103,7 @@ def test_too_many_requests_with_a_word_when_to_come_back(server, tmp_path):
     assert missing(scores) == {} and counts["rests"] >= 1 and "retries" not in counts
 
 
+@pytest.mark.slow
 def test_a_slow_start_is_waited_for(server, tmp_path):
     server.control(starting=True)
     awake = threading.Timer(1.5, server.control)
@@ -111,6 +114,7 @@ def test_a_slow_start_is_waited_for(server, tmp_path):
     assert counts["failures_server_error"] < 40, "the circuit spares it"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path):
     with JudgeServer(tmp_path / "server.jsonl") as late:
         late.kill()  # its port is known, and free
@@ -121,6 +125,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path):
     assert missing(scores) == {} and counts["failures_connection"] >= 1
 
 
+@pytest.mark.slow
 def test_an_endpoint_dies_and_returns(server, tmp_path):
     server.control(delay_s=0.02)
     dies, returns = threading.Timer(0.3, server.kill), threading.Timer(1.3, server.start)

@@ -36,6 +36,7 @@ def test_a_config_s_judge_is_asked_in_its_language_as_often_as_it_says(server, t
     assert repr(again.verdicts) == repr(first.verdicts)
 
 
+@pytest.mark.slow
 def test_if_and_ga_share_one_judge_and_if_may_be_soft(server):
     made = config(server, soft=True)
     made.rewards.use = ("if", "ga")
