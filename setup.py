@@ -25,6 +25,7 @@ setup(
         "flax>=0.12.8",
         "fsspec>=2026.9.0",
         "grain>=0.2.18",
+        "httpx2>=2.16.2",
         "jax>=0.10.2",
         "jaxtyping>=0.3.11",
         "ml-collections>=1.1.0",

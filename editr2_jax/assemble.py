@@ -43,8 +43,8 @@ from editr2_jax.porting import bagel_weights, byte_ranges
 from editr2_jax.porting import export as porting_export
 from editr2_jax.rewards.base import Features, Reward
 from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
-from editr2_jax.rewards.global_awareness import GlobalAwareness
-from editr2_jax.rewards.instruction_following import InstructionFollowing
+from editr2_jax.rewards.global_awareness import GlobalAwareness, GlobalAwarenessConfig
+from editr2_jax.rewards.instruction_following import InstructionFollowing, InstructionFollowingConfig
 from editr2_jax.rewards.suite import Suite
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rl.policy_average import Schedule
@@ -55,6 +55,9 @@ from editr2_jax.runtime import keys
 from editr2_jax.runtime import mesh as meshes
 from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import Layouts, MeshConfig
+from editr2_jax.services.answer_cache import AnswerCache
+from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
+from editr2_jax.services.vlm_judge import VlmAnswerer, VlmConfig
 from editr2_jax.tabletop import perception, world
 from editr2_jax.tabletop.perception_answers import TabletopAnswerer
 from editr2_jax.training.state import Averages
@@ -332,19 +335,38 @@ def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), st
     eyes = perception.Eyes()
     detectors = {"tabletop": lambda: perception.TabletopDetector(eyes), "none": lambda: None}
     features = {"tabletop": perception.TabletopFeatures, "vit": lambda: VitFeatures(whole())}
-    answerers = {"tabletop": lambda: TabletopAnswerer(eyes)}
+    services: dict[str, VlmAnswerer] = {}
+
+    def one_vlm() -> VlmAnswerer:
+        """One pool and one cache for all rewards that ask the model."""
+        if not services:
+            services["judge"] = vlm_answerer(rewards.vlm)
+        return services["judge"]
+
+    answerer = lambda: _choose("rewards.answerer", rewards.answerer, {"tabletop": lambda: TabletopAnswerer(eyes), "vlm": one_vlm})()  # noqa: E731
+    asked = {name: rewards.vlm[name] for name in ("language", "votes")} if rewards.answerer == "vlm" else {}
+    edits = InstructionFollowingConfig(**asked, soft=rewards.answerer == "vlm" and rewards.vlm.soft)
     detector = _choose("rewards.detector", rewards.detector, detectors)()
     makers = {
-        "if": lambda: InstructionFollowing(_needed(detector, "if"), _choose("rewards.answerer", rewards.answerer, answerers)()),
+        "if": lambda: InstructionFollowing(_needed(detector, "if"), answerer(), config=edits),
         "cc": lambda: ContentConsistency(
             _choose("rewards.features", rewards.features, features)(), detector, config=ContentConsistencyConfig(inset=rewards.inset)
         ),
-        "ga": lambda: GlobalAwareness(_choose("rewards.answerer", rewards.answerer, answerers)()),
+        "ga": lambda: GlobalAwareness(answerer(), config=GlobalAwarenessConfig(**asked)),
     }
     used = [*(_choose("rewards.use", name, makers)() for name in rewards.use), *more]
     names = [reward.name for reward in used]
     weights = {name: weight for name, weight in rewards.weights.items() if name in names}
-    return Suite(used, weights, workers=rewards.workers, max_error_share=rewards.max_error_share, store=store)
+    limits = {"workers": rewards.workers, "max_error_share": rewards.max_error_share}
+    return Suite(used, weights, **limits, store=store, services=services)
+
+
+def vlm_answerer(section) -> VlmAnswerer:
+    """A vision-language model behind a server, from the section rewards.vlm; nothing is sent before it is asked."""
+    part = lambda cls: settings(cls, {field.name: section[field.name] for field in dataclasses.fields(cls)})  # noqa: E731
+    model, endpoints = part(VlmConfig), Endpoints(part(EndpointsConfig))
+    cache = AnswerCache(section.cache, mode=section.cache_mode) if section.cache else None
+    return VlmAnswerer(model, endpoints, cache=cache)
 
 
 def _needed(detector, reward: str):

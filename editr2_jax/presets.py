@@ -29,6 +29,8 @@ from editr2_jax.runtime.compile_cache import CompileCacheConfig
 from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import MeshConfig
 from editr2_jax.runtime.profiling import ProfileConfig
+from editr2_jax.services.endpoints import EndpointsConfig
+from editr2_jax.services.vlm_judge import VlmConfig
 from editr2_jax.training.edit_r2 import StepConfig
 from editr2_jax.training.loop import LoopConfig
 from editr2_jax.training.state import OptimizerConfig
@@ -78,7 +80,16 @@ def edit_r2() -> ConfigDict:
                 "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4},
                 "detector": "tabletop",  # or "none": the whole picture counts as background
                 "features": "tabletop",  # or "vit": the checkpoint's own
-                "answerer": "tabletop",
+                "answerer": "tabletop",  # or "vlm": the model of the section below
+                "vlm": {
+                    **_section(VlmConfig),
+                    **_section(EndpointsConfig),
+                    "language": "en",  # of the prompts; or zh
+                    "votes": 1,  # answers per question, averaged; give a temperature above 0 with more
+                    "soft": False,  # IF scores the probability of yes, not the word
+                    "cache": "",  # a file on a local disk that keeps every answer; empty: none
+                    "cache_mode": "use",  # or replay: what is not in the file is an error
+                },
                 "inset": 0.2,  # of a box's side, cut off once the background may change; the reference has 0
                 "workers": 2,
                 "max_error_share": 0.05,

@@ -7,6 +7,7 @@ judges had said when it was stopped lies beside it, and is taken from there when
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,15 +28,20 @@ from editr2_jax.rollouts.spool import Spool
 from editr2_jax.runtime import rows, workdir
 from editr2_jax.runtime.checkpoints import Checkpoints
 from editr2_jax.runtime.hosts import Hosts
+from editr2_jax.services.endpoints import EndpointsConfig
 from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig, TrainState
 
 _SPOOL = "spool"
+JUDGE_ADDRESS = tuple(  # where a judge is and how patiently it is asked does not change what it says
+    f"rewards.vlm.{name}" for name in (*(field.name for field in dataclasses.fields(EndpointsConfig)), "cache", "cache_mode")
+)
 RESUMABLE = (  # what may be changed between two starts of a run
     *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
     *("doctor.before", "doctor.sessions", "doctor.members", "doctor.pairs"),
     *("profile.steps", "profile.phases", "profile.python", "profile.everyone", "profile.peak_tflops"),
     *("compile_cache.folder", "compile_cache.shared", "compile_cache.min_seconds"),
+    *JUDGE_ADDRESS,
 )
 
 
@@ -48,7 +54,7 @@ class Keeper:
         self._layout = model.layouts and model.layouts.rollout
         self._digest: tuple[int, str] = (-1, "")  # of the weights that play a step
         with contextlib.ExitStack() as opened:
-            rewards = workdir.fingerprint(_plain(config.rewards))
+            rewards = workdir.fingerprint(_judging(config))
             self.checkpoints = opened.enter_context(Checkpoints(directory / "checkpoints", keep=config.loop.keep))
             self.verdicts = opened.enter_context(
                 VerdictStore(directory / "verdicts", fingerprint=rewards, process=hosts.index, processes=hosts.count)
@@ -108,6 +114,14 @@ def _deciding(config) -> dict[str, Any]:
             section = section[group]
         section.pop(last, None)
     return plain
+
+
+def _judging(config) -> dict[str, Any]:
+    """What verdicts depend on: the rewards' section, without the model that is not asked."""
+    judging = _deciding(config)["rewards"]
+    if config.rewards.answerer != "vlm":
+        del judging["vlm"]
+    return judging
 
 
 def _plain(section) -> dict[str, Any]:

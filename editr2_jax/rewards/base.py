@@ -69,6 +69,15 @@ class QuestionAnswerer(Protocol):
 
 
 @runtime_checkable
+class SoftAnswerer(QuestionAnswerer, Protocol):
+    """A question answerer that also tells how sure it is."""
+
+    def yes_probability(self, pictures: Sequence[np.ndarray], question: Question) -> float:
+        """Of a yes-or-no question: the probability of yes in [0, 1], against no. Raises as `ask` does."""
+        ...
+
+
+@runtime_checkable
 class Reward(Protocol):
     """One score of the latest turn of an episode."""
 

@@ -24,6 +24,7 @@ class GlobalAwarenessConfig:
     """How the judge is asked."""
 
     votes: int = 1  # answers averaged; the reference takes 4 at temperature 0.6
+    language: str = "en"  # of the prompt: questions.LANGUAGES
     plain: bool = False  # also judge sessions without rule and pronouns: plain success of all edits so far
 
 
@@ -35,6 +36,7 @@ class GlobalAwareness:
     def __init__(self, answerer: QuestionAnswerer, *, config: GlobalAwarenessConfig = GlobalAwarenessConfig()):
         if config.votes < 1:
             raise ValueError(f"GlobalAwarenessConfig.votes is {config.votes}; ask at least once.")
+        questions.refuse_language(config.language)
         self._answerer, self._config = answerer, config
 
     def score(self, episode: Episode) -> Verdict:
@@ -49,15 +51,17 @@ class GlobalAwareness:
             "formatted": tuple(turn.formatted_instruction for turn in turns),
             "task_types": tuple(turn.task_type for turn in turns),
         }
+        question = Question("prefix", fields, language=self._config.language)
         answers = questions.votes(
             functools.partial(self._answerer.ask, episode.pictures),
-            Question("prefix", fields),
+            question,
             count=self._config.votes,
             parse=functools.partial(questions.prefix_of, turns=len(turns)),
         )
         succeeded = [answer.first_failed_turn == 0 for answer in answers]
         detail = {
             "judge": {"memory": "ga", "understanding": "cu"}.get(subset, "plain"),
+            "prompt": question.prompt_hash(),
             "votes": succeeded,
             "edits": [list(answer.edits) for answer in answers],
             "rules": [list(answer.rules) for answer in answers],

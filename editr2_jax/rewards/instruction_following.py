@@ -34,6 +34,8 @@ class InstructionFollowingConfig:
     """Thresholds. Confidences are the reference's; the overlaps are ours where the reference has none."""
 
     votes: int = 1  # answers averaged per question; the reference takes 4
+    language: str = "en"  # of the prompts: questions.LANGUAGES
+    soft: bool = False  # a yes-or-no question scores the probability of yes; no score is then exactly 0, which a filter's floor must know
     threshold: float = 0.30  # confidence of a box
     remove_threshold: float = 0.35
     position_threshold: float = 0.40
@@ -55,6 +57,10 @@ class InstructionFollowing:
     ):
         if config.votes < 1:
             raise ValueError(f"InstructionFollowingConfig.votes is {config.votes}; ask at least once.")
+        questions.refuse_language(config.language)
+        if config.soft and not isinstance(answerer, base.SoftAnswerer):
+            name = type(answerer).__name__
+            raise ValueError(f"InstructionFollowingConfig.soft wants probabilities, which {name} does not tell; set soft=False.")
         self._detector, self._answerer, self._config = detector, answerer, config
 
     def score(self, episode: Episode) -> Verdict:
@@ -85,24 +91,19 @@ class _Case:
         return base.without_duplicates(base.best_first(found, threshold=self.config.threshold if threshold is None else threshold))
 
     def ask(self, kind: str, pictures: Sequence[np.ndarray], **fields: Any) -> float:
-        """Mean vote of a yes-or-no question."""
-        answers = questions.votes(
-            functools.partial(self._answerer.ask, tuple(pictures)),
-            Question(kind, fields),
-            count=self.config.votes,
-            parse=questions.yes_or_no,
-        )
-        self.detail[f"votes_{kind}"] = answers
+        """Mean vote of a yes-or-no question, or mean probability of yes."""
+        question = Question(kind, fields, language=self.config.language)
+        ask, read = (self._answerer.yes_probability, float) if self.config.soft else (self._answerer.ask, questions.yes_or_no)
+        answers = questions.votes(functools.partial(ask, tuple(pictures)), question, count=self.config.votes, parse=read)
+        self.detail |= {f"votes_{kind}": answers, "prompt": question.prompt_hash()}
         return float(np.mean(answers))
 
     def read(self, picture: np.ndarray, carrier: str) -> list[list[str]]:
         """Texts on the carrier ("" for the whole picture), once per vote."""
-        return questions.votes(
-            functools.partial(self._answerer.ask, (picture,)),
-            Question("read_text", {"carrier": carrier}),
-            count=self.config.votes,
-            parse=questions.texts_of,
-        )
+        question = Question("read_text", {"carrier": carrier}, language=self.config.language)
+        self.detail["prompt"] = question.prompt_hash()
+        ask = functools.partial(self._answerer.ask, (picture,))
+        return questions.votes(ask, question, count=self.config.votes, parse=questions.texts_of)
 
     def reference_boxes(self, name: str) -> list[Detection]:
         """Boxes of an add's reference: from the output, or from the latest picture before it that shows the object.

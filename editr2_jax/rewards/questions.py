@@ -1,17 +1,21 @@
 """Questions about pictures, as a vision-language model sees them, and the strict reading of its answers.
 
 A question is data (kind and fields) so that a fake or a perception module can answer it without reading English; `text()` is the
-prompt for a model. Every answer is read by one function here. What is not an unambiguous answer raises `JudgeFormatError`; nothing
-is matched as a substring ("eyes" is not yes). Edits are numbered from 1 in prompts and answers, 0 means none, as in the judges of Edit-R2.
+prompt for a model, in English here and in Chinese in questions_zh. Every answer is read by one function here. What is not an
+unambiguous answer raises `JudgeFormatError`; nothing is matched as a substring ("eyes" is not yes). Edits are numbered from 1 in prompts
+and answers, 0 means none, as in the judges of Edit-R2.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+
+from editr2_jax.rewards import questions_zh
 
 T = TypeVar("T")
 
@@ -59,12 +63,19 @@ class Question:
     kind: str
     fields: Mapping[str, Any]
     vote: int = 0  # number of the vote: a sampling backend seeds with it, a cache keeps votes apart
+    language: str = "en"  # of the prompt, one of LANGUAGES
 
     def text(self) -> str:
-        """The English prompt."""
-        if self.kind not in _TEXTS:
-            raise ValueError(f"Question.kind is {self.kind!r}; the kinds are {', '.join(_TEXTS)}.")
-        return _TEXTS[self.kind](self.fields)
+        """The prompt."""
+        refuse_language(self.language)
+        texts = _LANGUAGES[self.language]
+        if self.kind not in texts:
+            raise ValueError(f"Question.kind is {self.kind!r}; the kinds are {', '.join(texts)}.")
+        return texts[self.kind](self.fields)
+
+    def prompt_hash(self) -> str:
+        """12 hexadecimal digits of the prompt and its version: scores are comparable where they agree."""
+        return hashlib.sha256(f"{PROMPT_VERSION}\n{self.text()}".encode()).hexdigest()[:12]
 
 
 def _prefix_text(fields: Mapping[str, Any]) -> str:
@@ -98,6 +109,34 @@ _TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "read_text": _read_text,
     "prefix": _prefix_text,
 }
+_LANGUAGES = {"en": _TEXTS, "zh": questions_zh.TEXTS}
+LANGUAGES = tuple(_LANGUAGES)
+YES_NO = ("added", "replaced", "color", "material", "background")  # kinds that are answered by yes or no
+
+
+def refuse_language(language: str) -> None:
+    """Raises ValueError for a language that has no prompts."""
+    if language not in _LANGUAGES:
+        raise ValueError(f"the judges' language is {language!r}; there are prompts in {', '.join(LANGUAGES)}.")
+
+
+def answer_schema(question: Question) -> dict[str, Any] | None:
+    """The JSON schema of an answer, in the part of the language that servers can force a model to keep; None for yes and no."""
+    if question.kind == "read_text":
+        return _object(texts={"type": "array", "items": {"type": "string"}})
+    if question.kind != "prefix":
+        return None
+    edits = len(question.fields["instructions"])
+    entry = _object(edit={"type": "boolean"}, rule={"type": "boolean"})
+    return _object(
+        reason={"type": "string"},
+        turns={"type": "array", "items": entry, "minItems": 1, "maxItems": edits},  # it may stop at the first failure
+        first_failed_turn={"type": "integer", "minimum": 0, "maximum": edits},
+    )
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def yes_or_no(answer: str) -> bool:

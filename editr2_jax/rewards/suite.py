@@ -17,6 +17,7 @@ import concurrent.futures
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -30,6 +31,18 @@ from editr2_jax.rl import fusion
 
 ERRORS = FAILED
 EDIT_R2_WEIGHTS = {"if": 0.3, "cc": 0.3, "ga": 0.4}  # Edit-R2; without a global score the rest is renormalised to 0.5 and 0.5
+
+
+class Service(Protocol):
+    """What stands behind rewards and has to be let go of."""
+
+    def close(self) -> None:
+        """Lets go; called once, when no reward runs any more."""
+        ...
+
+    def counters(self) -> Mapping[str, float]:
+        """What it has counted since it was made; numbers that only grow."""
+        ...
 
 
 class TooManyErrors(RuntimeError):
@@ -74,10 +87,12 @@ class Suite:
         min_valid_weight: float = 0.0,
         max_error_share: float = 0.05,
         store: VerdictStore | None = None,
+        services: Mapping[str, Service] | None = None,
     ):
         """`weights` maps reward name -> weight, or subset -> (reward name -> weight). `min_valid_weight`: the share of the weight that
         applies to a turn that must have a score, else the turn is masked. `workers` bounds the calls in flight. `store` keeps what was
-        given, and answers before a reward is asked; its owner closes it after the suite."""
+        given, and answers before a reward is asked; its owner closes it after the suite. `services`: by the name that their counts go by;
+        closed with the suite."""
         names = [reward.name for reward in rewards]
         if len(set(names)) != len(names):
             raise ValueError(f"Suite: two rewards share a name: {names}; metrics are keyed by name.")
@@ -85,6 +100,7 @@ class Suite:
         self._weights = _per_subset(weights, names)
         self._min_valid_weight, self._max_error_share, self._store = min_valid_weight, max_error_share, store
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="reward")
+        self._services, self._told = dict(services or {}), collections.Counter()
         self._lock = threading.Lock()
         self._asked: dict[str, concurrent.futures.Future[Verdict]] = {}  # what rewards are being asked at the moment, by the store's key
 
@@ -97,6 +113,8 @@ class Suite:
     def close(self) -> None:
         """Drops what has not started and waits for what has."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for service in self._services.values():
+            service.close()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,6 +125,13 @@ class Suite:
         """What each score adds to a combined reward: weight * score / sum of weights, over the rewards with a score."""
         scored = {name: w for name, w in self._weights[subset].items() if w and verdicts[name].status is Status.OK}
         return {name: weight * verdicts[name].value / sum(scored.values()) for name, weight in scored.items()}
+
+    def counted(self) -> dict[str, float]:
+        """What the services have counted since the last call, as SERVICE/COUNT."""
+        now = {f"{name}/{count}": n for name, service in self._services.items() for count, n in service.counters().items()}
+        since = {name: count - self._told[name] for name, count in now.items()}
+        self._told.update(since)
+        return since
 
     def submit(self, episodes: Sequence[Episode]) -> Pending:
         """Starts scoring the latest turn of B episodes and returns at once."""

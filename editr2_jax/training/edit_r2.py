@@ -99,7 +99,7 @@ class EditR2:
         with self._phase("reward_wait", step):
             panel = Panel(self.suite, self.hosts)
             scores = [panel.collect(r.samples, turns, r.here) for r, turns in zip(rollouts, pending, strict=True)]
-        metrics = _rewards(rollouts, scores) | gap
+        metrics = _rewards(rollouts, scores) | self.suite.counted() | gap
         credits, told = self.credits(rollouts, scores)
         chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}

@@ -127,3 +127,36 @@ def test_the_prefix_prompt_shows_the_meaning_only_where_pronouns_are():
 def test_an_unknown_kind_is_named():
     with pytest.raises(ValueError, match="kinds are added"):
         Question("colour", {}).text()
+
+
+KINDS = {
+    "added": {"object": "red ball"},
+    "replaced": {"old": "red ball", "new": "blue box"},
+    "color": {"object": "red ball", "value": "blue"},
+    "material": {"object": "red ball", "value": "wooden"},
+    "background": {"value": "sand"},
+    "read_text": {"carrier": "white sign"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_chinese_prompt_names_the_same_things_and_wants_the_same_answer(kind):
+    english, chinese = Question(kind, KINDS[kind]), Question(kind, KINDS[kind], language="zh")
+    assert all(value in chinese.text() for value in KINDS[kind].values()) and any("一" <= sign <= "鿿" for sign in chinese.text())
+    assert ("yes" in chinese.text() and "no" in chinese.text()) == (kind in questions.YES_NO)
+    assert english.prompt_hash() != chinese.prompt_hash() and english.prompt_hash() == Question(kind, KINDS[kind], vote=3).prompt_hash()
+
+
+@pytest.mark.parametrize("subset", ["memory", "understanding", "plain"])
+def test_both_languages_ask_for_every_entry_of_the_schema(subset):
+    fields = {"subset": subset, "instructions": ("Paint it",), "formatted": ("Change the color of [ball] to [red]",), "task_types": ("x",)}
+    for language in questions.LANGUAGES:
+        question = Question("prefix", fields, language=language)
+        assert all(f'"{name}"' in question.text() for name in questions.answer_schema(question)["properties"])
+        assert "Paint it" in question.text() and ("[ball]" in question.text()) == (subset == "understanding")
+    assert questions.answer_schema(Question("color", KINDS["color"])) is None
+
+
+def test_a_language_without_prompts_is_named():
+    with pytest.raises(ValueError, match="prompts in en, zh"):
+        Question("color", KINDS["color"], language="fr").text()

@@ -147,3 +147,21 @@ def test_turns_of_different_batches_are_refused():
 def test_a_raised_verdict_keeps_its_reason():
     verdict = suite.verdict_of(fakes.FixedReward("if", default=TimeoutError("after 30 s")), fakes.episode([fakes.turn()], [0, 1]))
     assert verdict.status is Status.SERVICE_ERROR and math.isnan(verdict.value) and "after 30 s" in verdict.detail["reason"]
+
+
+def test_services_are_counted_since_last_time_and_closed_with_the_suite():
+    class Meter:
+        count, closed = 2.0, 0
+
+        def counters(self):
+            return {"requests": self.count}
+
+        def close(self):
+            self.closed += 1
+
+    meter = Meter()
+    with suite.Suite([fakes.FixedReward("if")], {"if": 1.0}, services={"judge": meter}) as judged:
+        assert judged.counted() == {"judge/requests": 2.0}
+        meter.count = 7.0
+        assert judged.counted() == {"judge/requests": 5.0} and judged.counted() == {"judge/requests": 0.0}
+    assert meter.closed == 1
