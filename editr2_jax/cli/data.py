@@ -9,6 +9,8 @@ from typing import Any
 from editr2_jax.cli import common
 from editr2_jax.records import SUBSETS
 
+_SUBSET = "subset of the records that name none (default: memory in a folder named cm, understanding in cu, else plain)"
+
 
 def main(argv: list[str]) -> int:
     """`data check | stats | make | photos`."""
@@ -71,7 +73,7 @@ def _photos(argv: list[str]) -> int:
 def _folder_parser(verb: str, about: str | None) -> common.Parser:
     parser = common.Parser(verb, about)
     parser.add_argument("folder", metavar="DIR", help="a session folder: SPLIT_metadata.jsonl and pictures")
-    parser.add_argument("--subset", default="plain", choices=SUBSETS, help="subset of the records that name none (default: plain)")
+    parser.add_argument("--subset", choices=SUBSETS, help=_SUBSET)
     parser.add_argument("--no-pictures", action="store_true", help="look at the records alone")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     return parser
