@@ -32,13 +32,13 @@ _LIMITS = Limits()
 
 
 class BadSessions(ValueError):
-    """A session folder that cannot be loaded; `problems` has every bad line."""
+    """Sessions that cannot be loaded; `problems` has every bad line. all_told: what lists them where the message shows the first few."""
 
-    def __init__(self, problems: list[Problem]):
+    def __init__(self, problems: list[Problem], *, all_told: str = "`data check DIR` lists them all"):
         self.problems = tuple(problems)
         lines = len({(problem.file, problem.line) for problem in problems})
         shown = [f"  {problem}" for problem in problems[:_SHOWN]]
-        more = [f"  ... and {len(problems) - _SHOWN} more; `data check DIR` lists them all"] if len(problems) > _SHOWN else []
+        more = [f"  ... and {len(problems) - _SHOWN} more; {all_told}"] if len(problems) > _SHOWN else []
         head = f"{len(problems)} problem{'s' * (len(problems) > 1)} in {lines} line{'s' * (lines > 1)}; correct or remove them:"
         super().__init__(str(problems[0]) if len(problems) == 1 else "\n".join([head, *shown, *more]))
 

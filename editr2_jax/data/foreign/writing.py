@@ -65,7 +65,7 @@ def write(
         sound += [] if bad.problems else [session]
     problems.sort(key=lambda problem: (problem.file, problem.line))
     if problems and (not skip_bad or not sound):
-        raise BadSessions(problems)
+        raise BadSessions(problems, all_told="--skip-bad lists them all")
     if not sound:
         raise ValueError(f"{out}: there is no session to write; give a file that has some.")
     with places.whole_folder(out) as folder:
