@@ -16,7 +16,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,37 +78,28 @@ def damage(folder: Any, split: str) -> list[Problem]:
 
 
 class Sharded:
-    """The pictures of one split by the paths that its sessions give. Shards behind an address are copied to a temporary folder first."""
+    """The pictures of one split by the paths that its sessions give.
+
+    A shard is opened when the first of its pictures is asked for; one behind an address is then copied to a temporary folder, for
+    ArrayRecord reads local files alone.
+    """
 
     def __init__(self, folder: Any, split: str, sessions: Sequence[Session]):
         """sessions: all lines of the metadata file. Raises ValueError where shards, metadata and manifest do not belong together."""
-        import grain
-        from tensorflow_datasets.core import example_parser
-
         told = _told(folder, split)
         metadata = folder / told["metadata"]["file"]
-        if len(sessions) != told["sessions"] or digest(metadata) != told["metadata"]["sha256"]:
+        sizes = [shard["sessions"] for shard in told["shards"]]
+        if not len(sessions) == sum(sizes) == told["sessions"] or digest(metadata) != told["metadata"]["sha256"]:
             raise ValueError(f"{metadata}: not the file that {MANIFEST} speaks of; its shards hold other sessions: {_AGAIN}")
-        names = [entry["file"] for entry in told["shards"]]
-        lost = [name for name in names if not (folder / name).exists()]
-        if lost:
-            raise ValueError(f"{folder / lost[0]} is missing, a shard of the split {split}; {_AGAIN}")
-        here = folder if places.is_local(folder) else self._copied(folder, names)
-        self._records = grain.sources.ArrayRecordDataSource([str(here / name) for name in names])
-        if len(self._records) != len(sessions):
-            raise ValueError(f"{folder}: the shards of {split} hold {len(self._records)} sessions, the metadata {len(sessions)}; {_AGAIN}")
-        self._parser = example_parser.ExampleParserNp(features().get_serialized_info())
+        self._files = [folder / shard["file"] for shard in told["shards"]]
+        for file in self._files:
+            if not file.exists():
+                raise ValueError(f"{file} is missing, a shard of the split {split}; {_AGAIN}")
+        self._places = [(shard, number) for shard, size in enumerate(sizes) for number in range(size)]  # of the records, in their order
+        self._sizes, self._opened, self._lock, self._temporary = sizes, {}, threading.Lock(), None
         self._where = {
             path: (record, number) for record, session in enumerate(sessions) for number, path in enumerate(pictures_of(session))
         }
-
-    def _copied(self, folder: Any, names: Iterable[str]) -> Path:
-        self._temporary = tempfile.TemporaryDirectory()  # removed with the last user of the pictures
-        here = Path(self._temporary.name)
-        for name in names:
-            with (folder / name).open("rb") as source, (here / name).open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-        return here
 
     def has(self, path: str) -> bool:
         return path in self._where
@@ -116,9 +108,37 @@ class Sharded:
         """The file of a picture, byte for byte. Raises ValueError for a path that no session has."""
         if path not in self._where:
             raise ValueError(f"{path} is no picture of these shards; give a path that one of the sessions names.")
-        record, number = self._where[path]
-        found = self._parser.parse_example(self._records[record])
-        return bytes(found["image"] if number == 0 else found["targets"][number - 1])
+        record, picture = self._where[path]
+        shard, number = self._places[record]
+        found = _parser().parse_example(self._records(shard)[number])
+        return bytes(found["image"] if picture == 0 else found["targets"][picture - 1])
+
+    def _records(self, shard: int) -> Sequence[bytes]:
+        import grain
+
+        with self._lock:
+            if shard not in self._opened:
+                records = grain.sources.ArrayRecordDataSource(str(self._at_hand(self._files[shard])))
+                if len(records) != self._sizes[shard]:
+                    raise ValueError(f"{self._files[shard]}: {len(records)} sessions, {self._sizes[shard]} in {MANIFEST}; {_AGAIN}")
+                self._opened[shard] = records
+            return self._opened[shard]
+
+    def _at_hand(self, file: Any) -> Path:
+        if places.is_local(file):
+            return file
+        self._temporary = self._temporary or tempfile.TemporaryDirectory()  # goes with the last user of the pictures
+        copy = Path(self._temporary.name) / file.name
+        with file.open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        return copy
+
+
+@functools.cache
+def _parser() -> Any:
+    from tensorflow_datasets.core import example_parser
+
+    return example_parser.ExampleParserNp(features().get_serialized_info())
 
 
 def _told(folder: Any, split: str) -> Mapping[str, Any]:
