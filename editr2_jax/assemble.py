@@ -51,7 +51,7 @@ from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
-from editr2_jax.runtime import keys
+from editr2_jax.runtime import keys, places
 from editr2_jax.runtime import mesh as meshes
 from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import Layouts, MeshConfig
@@ -387,7 +387,7 @@ def _choose(key: str, name: str, known: Mapping[str, T]) -> T:
 def data_folder(config, workdir: Path, *, say: Callable[[str], None] = lambda text: None) -> Path:
     """The session folder of a run: the one it names, or the embedded world, written once below the workdir."""
     if config.data.path:
-        return Path(config.data.path).expanduser()
+        return places.place(config.data.path)
     folder, world_config = workdir / "data", config.tabletop
     if not (folder / "test_metadata.jsonl").exists():
         say(f"writing {world_config.train} training and {world_config.test} held-out sessions of the embedded world to {folder}")

@@ -376,7 +376,7 @@ class _Evaluations:
         self._config, self._directory, self._model, self._say = config, directory, model, say
         self._settings = assemble.settings(EvaluationConfig, config.evaluate)
         self._player, self._hosts, self._keeper = player, hosts, keeper
-        source = session_source.SessionFolder(data, "test", drop_invalid=True)
+        source = session_source.SessionFolder(data, "test")
         collect.refuse_long(source.sessions, player.config, model.tokenizer)
         self._source = assemble.First(source, self._settings.sessions)
 

@@ -25,6 +25,7 @@ TASK_TYPES = (
     "count_change",
     "background_change",
 )
+FREE_FORM = "free_form"  # an edit in words alone, of no type and with nothing annotated: rewards that need either do not apply to it
 SUBSETS = ("plain", "memory", "understanding")
 
 
@@ -34,8 +35,8 @@ class Turn:
 
     instruction: str  # natural text: what the policy sees
     formatted_instruction: str  # slots in [brackets], pronouns resolved, no rule: what the rewards parse
-    task_type: str  # one of TASK_TYPES
-    bg_consistency: bool  # False from the first background_change on
+    task_type: str  # one of TASK_TYPES, or FREE_FORM
+    bg_consistency: bool  # False from the first background_change or free-form edit on
     unchanged_objects: tuple[str, ...]  # objects of the source picture that no turn so far has edited
     available_objects: tuple[str, ...]  # objects that exist after this turn
     all_objects: tuple[str, ...]  # every name that existed in turns 0..t

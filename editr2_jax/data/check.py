@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from editr2_jax.data import images, session_source
+from editr2_jax.data import session_source
+from editr2_jax.data.quality_flags import Flag
 from editr2_jax.data.session_source import Kind, Problem
-from editr2_jax.records import TASK_TYPES, Session
+from editr2_jax.records import FREE_FORM, TASK_TYPES, Session
 
 
-def check(path: str | Path, *, subset_default: str = "plain", pictures: bool = True) -> dict[str, Any]:
+def check(path: str | Path, *, subset_default: str | None = None, pictures: bool = True) -> dict[str, Any]:
     """Every problem of every split.
 
     {"folder", "splits": {name: {"sessions", "problems": [{"file", "line", "kind", "turn", "message"}]}}, "problems": how many in all}.
@@ -23,7 +24,7 @@ def check(path: str | Path, *, subset_default: str = "plain", pictures: bool = T
     home: dict[tuple[str, str], str] = {}
     for split in session_source.splits(path):
         sessions, problems = session_source.check(path, split, subset_default=subset_default, pictures=pictures)
-        problems += _shared(sessions, split, home, Path(path))
+        problems += _shared(sessions, split, home, str(path))
         splits[split] = {"sessions": len(sessions), "problems": [_plain(problem) for problem in problems]}
     return {"folder": str(path), "splits": splits, "problems": sum(len(found["problems"]) for found in splits.values())}
 
@@ -46,17 +47,17 @@ def check_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def stats(path: str | Path, *, subset_default: str = "plain", pictures: bool = True) -> dict[str, Any]:
+def stats(path: str | Path, *, subset_default: str | None = None, pictures: bool = True) -> dict[str, Any]:
     """Counts of every split.
 
     {"folder", "splits": {name: {"sessions", "turns": {T: sessions}, "subsets": {subset: sessions}, "types": {type: [count per turn]},
     "background_kept": [per turn], "no_unchanged_object": [per turn], "with_intent", "with_target", "invalid_annotation",
-    "sizes": {"HxW": sessions}}}}. Raises BadSessions where a split does not load.
+    "flags": {flag: how often}, "sizes": {"HxW": sessions}}}}. Raises BadSessions where a split does not load.
     """
     counted = {}
     for split in session_source.splits(path):
         folder = session_source.SessionFolder(path, split, subset_default=subset_default, drop_invalid=False, pictures=pictures)
-        counted[split] = _counts(folder.sessions, len(folder.invalid), pictures)
+        counted[split] = _counts(folder, pictures)
     return {"folder": str(path), "splits": counted}
 
 
@@ -65,7 +66,7 @@ def stats_text(report: Mapping[str, Any]) -> str:
     return "\n\n".join(_split_text(split, counts) for split, counts in report["splits"].items())
 
 
-def _shared(sessions: Iterable[Session], split: str, home: dict[tuple[str, str], str], folder: Path) -> list[Problem]:
+def _shared(sessions: Iterable[Session], split: str, home: dict[tuple[str, str], str], folder: str) -> list[Problem]:
     """Complaints about ids and images that an earlier split has; fills `home`, (field, value) -> split."""
     problems = []
     for session in sessions:
@@ -73,7 +74,7 @@ def _shared(sessions: Iterable[Session], split: str, home: dict[tuple[str, str],
             first = home.setdefault((field, value), split)
             if first != split:
                 message = f"{field} {value!r} is also in the split {first}; keep it in one of them."
-                problems.append(Problem(file=str(folder / f"{split}_metadata.jsonl"), line=0, kind=Kind.RECORD, message=message))
+                problems.append(Problem(file=f"{folder}/{split}_metadata.jsonl", line=0, kind=Kind.RECORD, message=message))
     return problems
 
 
@@ -85,20 +86,22 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     return str(Problem(**{**problem, "kind": Kind(problem["kind"])}))
 
 
-def _counts(sessions: Sequence[Session], invalid: int, pictures: bool) -> dict[str, Any]:
+def _counts(folder: session_source.SessionFolder, pictures: bool) -> dict[str, Any]:
+    sessions = folder.sessions
     longest = max(len(session.turns) for session in sessions)
     at = [[session.turns[t] for session in sessions if len(session.turns) > t] for t in range(longest)]  # turns by number
-    sizes = collections.Counter("{}x{}".format(*images.picture_size(session.image)) for session in sessions) if pictures else {}
+    sizes = collections.Counter("{}x{}".format(*folder.size(session.image)) for session in sessions) if pictures else {}
     return {
         "sessions": len(sessions),
         "turns": _sorted(collections.Counter(len(session.turns) for session in sessions)),
         "subsets": _sorted(collections.Counter(session.subset for session in sessions)),
-        "types": {kind: [sum(turn.task_type == kind for turn in turns) for turns in at] for kind in TASK_TYPES},
+        "types": {kind: [sum(turn.task_type == kind for turn in turns) for turns in at] for kind in (*TASK_TYPES, FREE_FORM)},
         "background_kept": [sum(turn.bg_consistency for turn in turns) for turns in at],
         "no_unchanged_object": [sum(not turn.unchanged_objects for turn in turns) for turns in at],
         "with_intent": sum(session.turns[0].intent is not None for session in sessions),
         "with_target": sum(session.turns[0].target is not None for session in sessions),
-        "invalid_annotation": invalid,
+        "invalid_annotation": len(folder.invalid),
+        "flags": {flag: sum(one.name == flag for told in folder.flags.values() for one in told) for flag in Flag},
         "sizes": dict(collections.Counter(sizes).most_common()),
     }
 
@@ -110,7 +113,8 @@ def _sorted(counter: collections.Counter) -> dict[str, int]:
 def _split_text(split: str, counts: Mapping[str, Any]) -> str:
     listed = {name: ", ".join(f"{n} x {key}" for key, n in counts[name].items()) for name in ("turns", "subsets", "sizes")}
     flags = {"background kept": counts["background_kept"], "no unchanged object": counts["no_unchanged_object"]}
-    rows = [*counts["types"].items(), *flags.items()]
+    rows = [*((name, row) for name, row in counts["types"].items() if name != FREE_FORM or any(row)), *flags.items()]
+    odd = [f"{n} x {flag}" for flag, n in counts["flags"].items() if n]
     head = "".join(f"{f'turn {t}':>8}" for t in range(len(counts["background_kept"])))
     lines = [
         f"{split}: {counts['sessions']} sessions ({listed['subsets']})",
@@ -118,6 +122,7 @@ def _split_text(split: str, counts: Mapping[str, Any]) -> str:
         f"  with ground-truth intents {counts['with_intent']}, with ground-truth pictures {counts['with_target']}, "
         f"with an invalid annotation {counts['invalid_annotation']}",
         *([f"  pictures (height x width): {listed['sizes']}"] if counts["sizes"] else []),
+        *([f"  flagged: {', '.join(odd)}"] if odd else []),
         f"  {'':<20}{head}",
         *(f"  {name:<20}" + "".join(f"{n:>8}" for n in row) for name, row in rows),
     ]

@@ -7,6 +7,7 @@ nearest in shape, losing at most a strip at two opposite edges, never being stre
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import warnings
 from pathlib import Path
@@ -64,18 +65,19 @@ def fit(picture: UInt8[np.ndarray, "H W 3"], shape: tuple[int, int]) -> UInt8[np
     return np.asarray(Image.fromarray(picture).resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box))
 
 
-def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS, encoded: bytes | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a PNG, JPEG, WEBP or BMP file: upright by its EXIF orientation, transparency on white, grey as three equal channels.
 
-    Raises ValueError naming the file if it is missing, no picture, damaged or larger than max_pixels.
+    encoded: the bytes of the file, where they do not lie at `path` on a local disk; the path is then
+    but its name in messages. Raises ValueError naming the file if it is missing, no picture, damaged or larger than max_pixels.
     """
-    with _open(path, max_pixels) as picture:
+    with _open(path, max_pixels, encoded) as picture:
         return _upright_rgb(picture, path)
 
 
-def picture_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def picture_size(path: str | Path, *, max_pixels: int = MAX_PIXELS, encoded: bytes | None = None) -> tuple[int, int]:
     """(height, width) of a picture when upright, from its header alone. Raises ValueError as read_picture does."""
-    with _open(path, max_pixels) as picture:
+    with _open(path, max_pixels, encoded) as picture:
         try:
             sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         except _DAMAGE as error:
@@ -83,14 +85,14 @@ def picture_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int
         return picture.size if sideways else picture.size[::-1]
 
 
-def verify_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+def verify_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS, encoded: bytes | None = None) -> None:
     """Checks a file's inner check sums and decodes it to its end. Raises ValueError as read_picture does."""
-    with _open(path, max_pixels) as picture:
+    with _open(path, max_pixels, encoded) as picture:
         try:
             picture.verify()
         except _DAMAGE as error:
             raise ValueError(_damaged(path, error)) from error
-    read_picture(path, max_pixels=max_pixels)
+    read_picture(path, max_pixels=max_pixels, encoded=encoded)
 
 
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)  # what Pillow's decoders raise on broken files
@@ -100,15 +102,16 @@ def _damaged(path: str | Path, error: Exception) -> str:
     return f"{path} is damaged or incomplete ({error}); copy it again or remove its session."
 
 
-def _open(path: str | Path, max_pixels: int) -> Image.Image:
+def _open(path: str | Path, max_pixels: int, encoded: bytes | None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            picture = Image.open(path, formats=_FORMATS)
+            picture = Image.open(path if encoded is None else io.BytesIO(encoded), formats=_FORMATS)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; put the picture there or remove its session.") from error
     except UnidentifiedImageError as error:
-        empty = " (the file is empty)" if Path(path).stat().st_size == 0 else ""
+        size = Path(path).stat().st_size if encoded is None else len(encoded)
+        empty = "" if size else " (the file is empty)"
         raise ValueError(f"{path} is no picture{empty}; give a {', '.join(_FORMATS)} file.") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is larger than the limit of {max_pixels} pixels; make it smaller.") from error

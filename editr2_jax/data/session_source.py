@@ -1,77 +1,46 @@
 """Session folders: `DIR/SPLIT_metadata.jsonl`, one editing dialogue per line, and its pictures below DIR.
 
-Loading is strict. Whatever is wrong with a line is told by file and line, all lines at once, before anything runs. Lines of another
-kind are sound as records but cannot be scored, such as a text edit whose new text is empty: their annotation is invalid, so they are left
-out of training and kept, and counted, in evaluation. Source of the rules: the MICE-Bench record schema.
+DIR may be an address such as gs://bucket/folder; its pictures may be files or lie in shards (data/shards.py). The published layout of
+MICE-Bench is taken as it is: a folder `cm` holds memory sessions, `cu` understanding sessions, and the folder above is both together.
+
+Loading is strict. Whatever is wrong with a line is told by file and line, all lines at once, before anything runs. Lines of another kind
+are sound as records but cannot be scored, such as a text edit whose new text is empty: their annotation is invalid, so they are left out
+of training and kept, and counted, in evaluation. Source of the rules: the MICE-Bench record schema.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import enum
-import functools
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from editr2_jax.data import images, instruction_grammar
-from editr2_jax.records import SUBSETS, TASK_TYPES, Session, Turn
+from editr2_jax.data import images, instruction_grammar, quality_flags, shards
+from editr2_jax.data.instruction_grammar import Edit
+from editr2_jax.data.pictures import Loose, Pictures
+from editr2_jax.data.quality_flags import Flag, QualityFlag
+from editr2_jax.data.session_record import NAMES, TEXTS, Complaints, Kind, Limits, Problem, nearest, parse_json, session_of, short
+from editr2_jax.records import FREE_FORM, SUBSETS, Session
+from editr2_jax.runtime import places
 
 _SUFFIX = "_metadata.jsonl"
-_TEXTS = ("instruction", "task_type", "formatted_instruction")  # one string per turn
-_NAMES = ("unchanged_objects", "available_objects", "all_objects")  # one list of names per turn
-_REQUIRED = ("image", *_TEXTS, "bg_consistency", *_NAMES)
-_FIELDS = (*_REQUIRED, "turns", "id", "subset", "caption", "intent", "target")
-_EMPTY_TEXT = re.compile(r"(?:with|Add text) '\[?\s*\]?'")  # the new text of a text_change, in quotes
+_PUBLISHED = {"cm": "memory", "cu": "understanding"}  # folders of MICE-Bench -> the subset of their sessions
 _SHOWN = 20
-
-
-class Kind(enum.StrEnum):
-    """What a problem means for its line."""
-
-    RECORD = "record"  # breaks the schema: nothing can be loaded
-    PICTURE = "picture"  # a picture is missing or unreadable
-    INVALID_ANNOTATION = "invalid_annotation"  # a sound record that cannot be scored in some turn
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One thing that is wrong, and where."""
-
-    file: str
-    line: int  # counted from 1; 0 for the file as a whole
-    kind: Kind
-    message: str  # what, and what to do
-    turn: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+_LIMITS = Limits()
 
 
 class BadSessions(ValueError):
-    """A session folder that cannot be loaded; `problems` has every bad line."""
+    """Sessions that cannot be loaded; `problems` has every bad line. all_told: what lists them where the message shows the first few."""
 
-    def __init__(self, problems: list[Problem]):
+    def __init__(self, problems: list[Problem], *, all_told: str = "`data check DIR` lists them all"):
         self.problems = tuple(problems)
         lines = len({(problem.file, problem.line) for problem in problems})
         shown = [f"  {problem}" for problem in problems[:_SHOWN]]
-        more = [f"  ... and {len(problems) - _SHOWN} more; `data check DIR` lists them all"] if len(problems) > _SHOWN else []
+        more = [f"  ... and {len(problems) - _SHOWN} more; {all_told}"] if len(problems) > _SHOWN else []
         head = f"{len(problems)} problem{'s' * (len(problems) > 1)} in {lines} line{'s' * (lines > 1)}; correct or remove them:"
         super().__init__(str(problems[0]) if len(problems) == 1 else "\n".join([head, *shown, *more]))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much is taken from outside."""
-
-    line_bytes: int = 1 << 20  # the longest line of the public data has 10 kB
-    turns: int = 64
-    pixels: int = images.MAX_PIXELS  # of one picture
 
 
 Read = Callable[[str], np.ndarray]  # path of a picture -> uint8 [H, W, 3]
@@ -80,7 +49,7 @@ Read = Callable[[str], np.ndarray]  # path of a picture -> uint8 [H, W, 3]
 class SessionFolder:
     """The sessions of one split, in the order of the file. `folder[i]` is a session and the function that reads its pictures.
 
-    invalid: session id -> why some turn of it cannot be scored.
+    invalid: session id -> why some turn of it cannot be scored. flags: session id -> what is odd about it (data/quality_flags.py).
     """
 
     def __init__(
@@ -88,75 +57,100 @@ class SessionFolder:
         path: str | Path,
         split: str,
         *,
-        subset_default: str = "plain",
+        subset_default: str | None = None,
         drop_invalid: bool | None = None,
         pictures: bool = True,
-        limits: Limits = Limits(),
+        limits: Limits = _LIMITS,
     ):
-        """Loads `path/SPLIT_metadata.jsonl`.
+        """Loads `path/SPLIT_metadata.jsonl`, or those of `path/cm` and `path/cu`.
 
-        subset_default: subset of the records that name none. drop_invalid: leave out sessions with an invalid annotation; by default they
-        are left out of "train" alone. pictures: also refuse records whose pictures are missing; False for a folder of text alone.
-        Raises BadSessions with every bad line.
+        subset_default: subset of the records that name none; None: that of a published folder, else plain. drop_invalid: leave out
+        sessions with an invalid annotation; by default they are left out of "train" alone. pictures: also refuse records whose pictures
+        are missing; False for a folder of text alone. Raises BadSessions with every bad line.
         """
-        entries, problems = _read_split(Path(path), split, subset_default, limits)
-        if pictures:
-            problems += [problem for entry in entries for problem in entry.missing()]
+        self.path, self.split = _absolute(path), split
+        entries, problems = _read_split(self.path, split, subset_default, limits)
+        if not problems:
+            self._pictures = _pictures(self.path, split, entries) if pictures else Loose()
+        if pictures and not problems:
+            problems = [problem for entry in entries for problem in entry.missing(self._pictures)]
         if problems:
-            raise BadSessions(sorted(problems, key=lambda problem: problem.line))
-        self.path, self.split = Path(path).absolute(), split
+            raise BadSessions(_in_order(problems))
         drop = split == "train" if drop_invalid is None else drop_invalid
         self.sessions: tuple[Session, ...] = tuple(entry.session for entry in entries if not (drop and entry.invalid))
         self.invalid: Mapping[str, tuple[Problem, ...]] = {entry.session.id: entry.invalid for entry in entries if entry.invalid}
+        self.flags: Mapping[str, tuple[QualityFlag, ...]] = {entry.session.id: entry.flags for entry in entries if entry.flags}
         self.dropped = len(entries) - len(self.sessions)
-        self._read = functools.partial(images.read_picture, max_pixels=limits.pixels)
+        self._limits = limits
         if not self.sessions:
-            raise ValueError(f"{_file(self.path, split)}: no session is left of {len(entries)}; give a folder with sessions.")
+            raise ValueError(f"{entries[0].file}: no session is left of {len(entries)}; give a folder with sessions.")
 
     def __len__(self) -> int:
         return len(self.sessions)
 
     def __getitem__(self, index: int) -> tuple[Session, Read]:
-        return self.sessions[index], self._read
+        return self.sessions[index], self.read
+
+    def read(self, path: str) -> np.ndarray:
+        """One of the pictures, uint8 [H, W, 3]. Raises ValueError naming it where it is missing, damaged or too large."""
+        return images.read_picture(path, max_pixels=self._limits.pixels, encoded=self._pictures.encoded(path))
+
+    def size(self, path: str) -> tuple[int, int]:
+        """(height, width) of one of the pictures, from its header alone."""
+        return images.picture_size(path, max_pixels=self._limits.pixels, encoded=self._pictures.encoded(path))
+
+    def encoded(self, path: str) -> bytes:
+        """The file of one of the pictures as it is; raises ValueError as `read` does, so the whole of it is known to be sound."""
+        found = self._pictures.encoded(path)
+        images.verify_picture(path, max_pixels=self._limits.pixels, encoded=found)
+        return Path(path).read_bytes() if found is None else found
 
 
 def splits(path: str | Path) -> list[str]:
     """Names of the splits of a session folder. Raises ValueError where there is none."""
-    folder = Path(path)
+    folder = places.place(path)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise ValueError(f"{folder}: {what}; give a folder with a SPLIT{_SUFFIX} file, such as `data make --out DIR` writes.")
-    found = sorted(file.name.removesuffix(_SUFFIX) for file in folder.glob(f"*{_SUFFIX}"))
+    found = sorted({split for part in _parts(folder) for split in _own_splits(part)})
     if not found:
         raise ValueError(f"{folder}: no *{_SUFFIX} file in this folder; give a session folder, such as `data make --out DIR` writes.")
     return found
 
 
 def check(
-    path: str | Path, split: str, *, subset_default: str = "plain", pictures: bool = True, limits: Limits = Limits()
+    path: str | Path, split: str, *, subset_default: str | None = None, pictures: bool = True, limits: Limits = _LIMITS
 ) -> tuple[list[Session], list[Problem]]:
     """The sessions of a split that are sound records, and everything that is wrong with its lines and pictures, in the order of the file.
 
-    Every picture is decoded to its end unless `pictures` is False.
+    Every picture is decoded to its end, and the shards are compared with their digests, unless `pictures` is False.
     """
-    entries, problems = _read_split(Path(path), split, subset_default, limits)
+    folder = _absolute(path)
+    entries, problems = _read_split(folder, split, subset_default, limits)
+    if pictures and shards.is_sharded(folder):
+        problems += shards.damage(folder, split)
+        pictures = not problems
+    store = _pictures(folder, split, entries) if pictures else Loose()
     for entry in entries:
         problems += entry.invalid
         if pictures:
-            problems += entry.unreadable(limits.pixels)
-    return [entry.session for entry in entries], sorted(problems, key=lambda problem: problem.line)
+            problems += entry.unreadable(store, limits.pixels)
+    return [entry.session for entry in entries], _in_order(problems)
 
 
 def to_record(session: Session, folder: str | Path) -> dict[str, Any]:
     """The line of a session in the metadata file of `folder`, as a JSON object; loading it gives the session back."""
+    root = f"{_absolute(folder)}/"
 
     def relative(path: str) -> str:
-        return Path(path).relative_to(Path(folder).absolute()).as_posix()
+        if not path.startswith(root):
+            raise ValueError(f"{path} does not lie below {root}; a session folder holds its own pictures.")
+        return path.removeprefix(root)
 
     turns = session.turns
     record = {"id": session.id, "image": relative(session.image), "subset": session.subset, "turns": len(turns)}
-    record |= {name: [getattr(turn, name) for turn in turns] for name in (*_TEXTS, "bg_consistency")}
-    record |= {name: [list(getattr(turn, name)) for turn in turns] for name in _NAMES}
+    record |= {name: [getattr(turn, name) for turn in turns] for name in (*TEXTS, "bg_consistency")}
+    record |= {name: [list(getattr(turn, name)) for turn in turns] for name in NAMES}
     if session.caption is not None:
         record["caption"] = session.caption
     if all(turn.intent is not None for turn in turns):
@@ -173,26 +167,27 @@ class _Entry:
     file: str
     line: int
     session: Session
+    flags: tuple[QualityFlag, ...]
     invalid: tuple[Problem, ...]
 
-    def _pictures(self) -> Iterator[tuple[str, str]]:
+    def _paths(self) -> Iterator[tuple[str, str]]:
         yield "image", self.session.image
         for turn in self.session.turns:
             if turn.target is not None:
                 yield "target", turn.target
 
-    def missing(self) -> list[Problem]:
+    def missing(self, pictures: Pictures) -> list[Problem]:
         return [
             self._problem(f"{field} {path} is missing; put the picture there or remove the line.")
-            for field, path in self._pictures()
-            if not Path(path).is_file()
+            for field, path in self._paths()
+            if not pictures.has(path)
         ]
 
-    def unreadable(self, max_pixels: int) -> list[Problem]:
-        problems = self.missing()
-        for field, path in self._pictures() if not problems else ():
+    def unreadable(self, pictures: Pictures, max_pixels: int) -> list[Problem]:
+        problems = self.missing(pictures)
+        for field, path in self._paths() if not problems else ():
             try:
-                images.verify_picture(path, max_pixels=max_pixels)
+                images.verify_picture(path, max_pixels=max_pixels, encoded=pictures.encoded(path))
             except ValueError as error:
                 problems.append(self._problem(f"{field} {error}"))
         return problems
@@ -201,38 +196,99 @@ class _Entry:
         return Problem(file=self.file, line=self.line, kind=Kind.PICTURE, message=message)
 
 
-def _file(folder: Path, split: str) -> Path:
-    return folder / f"{split}{_SUFFIX}"
+def _absolute(path: Any) -> Any:
+    folder = places.place(path)
+    return folder.absolute() if places.is_local(folder) else folder
 
 
-def _read_split(folder: Path, split: str, subset: str, limits: Limits) -> tuple[list[_Entry], list[Problem]]:
+def _in_order(problems: list[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: (problem.file, problem.line))
+
+
+def _own_splits(folder: Any) -> list[str]:
+    return sorted(file.name.removesuffix(_SUFFIX) for file in folder.iterdir() if file.name.endswith(_SUFFIX))
+
+
+def _parts(folder: Any) -> list[Any]:
+    """The folder itself where it has metadata, else the published folders in it."""
+    if _own_splits(folder):
+        return [folder]
+    return [folder / name for name in _PUBLISHED if (folder / name).is_dir()]
+
+
+def _pictures(folder: Any, split: str, entries: Sequence[_Entry]) -> Pictures:
+    return shards.Sharded(folder, split, [entry.session for entry in entries]) if shards.is_sharded(folder) else Loose()
+
+
+def _read_split(folder: Any, split: str, subset: str | None, limits: Limits) -> tuple[list[_Entry], list[Problem]]:
     """All sound lines, and the problems of the others."""
     if split not in splits(folder):
         raise ValueError(f"{folder}: there is no split {split!r}; it has {', '.join(splits(folder))}.")
-    if subset not in SUBSETS:
-        raise ValueError(f"There is no subset {subset!r}{_nearest(subset, SUBSETS)}; it is one of {', '.join(SUBSETS)}.")
-    folder, file = folder.absolute(), str(_file(folder, split))
+    if subset is not None and subset not in SUBSETS:
+        raise ValueError(f"There is no subset {subset!r}{nearest(subset, SUBSETS)}; it is one of {', '.join(SUBSETS)}.")
     entries: list[_Entry] = []
     problems: list[Problem] = []
-    seen: dict[tuple[str, str], int] = {}  # (field, value) -> first line
-    for line, text in _lines(_file(folder, split), limits.line_bytes):
-        bad = _Complaints(file, line)
-        record = _parse_json(text, bad)
-        session = None if record is None else _session(record, folder, split, subset, limits, bad)
+    seen: dict[tuple[str, str], tuple[str, int]] = {}  # (field, value) -> file and line that had it first
+    for part in _parts(folder):
+        if split in _own_splits(part):
+            found, wrong = _read_part(part, split, subset or _PUBLISHED.get(part.name, "plain"), limits, seen)
+            entries, problems = entries + found, problems + wrong
+    return entries, problems
+
+
+def _read_part(part: Any, split: str, subset: str, limits: Limits, seen: dict) -> tuple[list[_Entry], list[Problem]]:
+    """One metadata file and what the flag file beside it tells of its rows."""
+    file = str(part / f"{split}{_SUFFIX}")
+    told, flag_file, problems = _told_flags(part, split, limits)
+    entries: list[_Entry] = []
+    rows = 0
+    for line, text in _lines(part / f"{split}{_SUFFIX}", limits.line_bytes):
+        bad, rows = Complaints(file, line), line
+        record = parse_json(text, bad)
+        session = None if record is None else session_of(record, part, split, subset, limits, bad)
         if session is not None:
             for field, value in (("image", session.image), ("id", session.id)):
-                first = seen.setdefault((field, value), line)
-                if first != line and not bad.problems:
-                    bad(f"{field} {value!r} is already that of line {first}; every session has its own.")
+                first = seen.setdefault((field, value), (file, line))
+                if first != (file, line) and not bad.problems:
+                    where = f"line {first[1]}" if first[0] == file else f"{first[0]}:{first[1]}"
+                    bad(f"{field} {value!r} is already that of {where}; every session has its own.")
         problems += bad.problems
         if session is not None and not bad.problems:
-            entries.append(_Entry(file=file, line=line, session=session, invalid=tuple(_invalid(session, file, line))))
+            entries.append(_entry(session, file, line, flag_file, *told.pop(line - 1, (0, ()))))
+    for row, (line, _) in told.items():
+        if row >= rows:  # a row of a line that does not load is no complaint about the flags
+            message = f"row {row} of {split} is not there, {file} has {rows} lines; the flags are those of another file."
+            problems.append(Problem(file=flag_file, line=line, kind=Kind.RECORD, message=message))
     if not entries and not problems:
         problems.append(Problem(file=file, line=0, kind=Kind.RECORD, message="the file has no line; write one session per line."))
     return entries, problems
 
 
-def _lines(file: Path, limit: int) -> Iterator[tuple[int, bytes | None]]:
+def _entry(session: Session, file: str, line: int, flag_file: str, flag_line: int, told: tuple[QualityFlag, ...]) -> _Entry:
+    edits = [instruction_grammar.parse(turn.formatted_instruction, turn.task_type) for turn in session.turns]
+    seen = quality_flags.of(session, edits)
+    invalid = list(_invalid(session, edits, seen, file, line))
+    known = {problem.turn for problem in invalid}
+    for flag in told:
+        if flag.name in quality_flags.INVALID and flag.turn not in known:
+            turn = flag.turn if flag.turn >= 0 else None
+            message = f"{session.id}{'' if turn is None else f', turn {turn}'} is flagged {flag.name}; repair it and remove the flag."
+            invalid.append(Problem(file=flag_file, line=flag_line, kind=Kind.INVALID_ANNOTATION, message=message, turn=turn))
+    return _Entry(file=file, line=line, session=session, flags=tuple(sorted({*seen, *told})), invalid=tuple(invalid))
+
+
+def _told_flags(part: Any, split: str, limits: Limits) -> tuple[dict[int, tuple], str, list[Problem]]:
+    """What a flag file in the folder, or else in the one above a published folder, tells of a split; its name; what is wrong with it."""
+    above = [part.parent] if part.name in _PUBLISHED else []
+    for place in (part, *above):
+        file = place / quality_flags.FILE
+        if file.exists():
+            told, problems = quality_flags.read(_lines(file, limits.line_bytes), str(file), (split, f"{part.name}/{split}"))
+            return told, str(file), problems
+    return {}, "", []
+
+
+def _lines(file: Any, limit: int) -> Iterator[tuple[int, bytes | None]]:
     """Numbered lines that are not blank, without reading an endless one; None in place of a line over the limit."""
     with file.open("rb") as stream:
         number = 0
@@ -245,205 +301,18 @@ def _lines(file: Path, limit: int) -> Iterator[tuple[int, bytes | None]]:
                 yield number, text if whole else None
 
 
-class _Complaints:
-    """Collects what is wrong with one line."""
-
-    def __init__(self, file: str, line: int):
-        self.file, self.line, self.problems = file, line, []
-
-    def __call__(self, message: str, turn: int | None = None) -> None:
-        self.problems.append(Problem(file=self.file, line=self.line, kind=Kind.RECORD, message=message, turn=turn))
-
-
-def _parse_json(text: bytes | None, bad: _Complaints) -> dict[str, Any] | None:
-    def constant(name):
-        raise ValueError(f"{name} is no JSON value")
-
-    def once(pairs):
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"the field {twice!r} is there twice")
-        return dict(pairs)
-
-    if text is None:
-        bad("the line is longer than the limit (Limits.line_bytes); a session is one short line of JSON.")
-        return None
-    try:
-        record = json.loads(text.decode("utf-8-sig"), parse_constant=constant, object_pairs_hook=once)
-        json.dumps(record, ensure_ascii=False).encode()  # an escape such as \ud800 alone is no character
-    except UnicodeDecodeError as error:
-        bad(f"not UTF-8 at byte {error.start}; save the file as UTF-8.")
-    except UnicodeEncodeError:
-        bad("not text: it has half of a surrogate pair, such as \\ud800; write the character itself.")
-    except RecursionError:
-        bad("not a session: JSON nested too deep.")
-    except json.JSONDecodeError as error:
-        bad(f"not JSON: {error.msg} at column {error.colno}; write one JSON object per line.")
-    except ValueError as error:
-        bad(f"not JSON: {error}; write one JSON object per line.")
-    else:
-        if isinstance(record, dict):
-            return record
-        bad(f"a {type(record).__name__}, not a session; write one JSON object per line.")
-    return None
-
-
-def _session(record: dict[str, Any], folder: Path, split: str, subset: str, limits: Limits, bad: _Complaints) -> Session | None:
-    """The session of a record; None after complaints."""
-    for name in record:
-        if name not in _FIELDS:
-            bad(f"unknown field {name!r}{_nearest(name, _FIELDS)}; remove it.")
-    for name in _REQUIRED:
-        if name not in record:
-            bad(f"the field {name!r} is missing.")
-    fields = _per_turn(record, limits, bad)
-    if bad.problems or fields is None:
-        return None
-    count = len(fields["instruction"])
-    image = _path(record["image"], folder, "image", bad)
-    targets = [_path(target, folder, f"target of turn {t}", bad) for t, target in enumerate(fields.get("target", ()))]
-    name = record.get("id", f"{split}/{PurePosixPath(record['image']).stem}" if image else "")
-    if not isinstance(name, str) or (image and not name.strip()):
-        bad(f"id is {name!r}; give a non-empty text, or leave it out.")
-    if record.get("subset", subset) not in SUBSETS:
-        bad(f"subset is {record['subset']!r}{_nearest(record['subset'], SUBSETS)}; it is one of {', '.join(SUBSETS)}.")
-    if "caption" in record and not (isinstance(record["caption"], str) and record["caption"].strip()):
-        bad(f"caption is {_short(record['caption'])}; give what the source picture shows as a text, or leave it out.")
-    _check_turns(fields, bad)
-    if bad.problems:
-        return None
-    names = {name: [tuple(turn) for turn in fields[name]] for name in _NAMES}
-    turns = tuple(
-        Turn(
-            **{name: fields[name][t] for name in (*_TEXTS, "bg_consistency")},
-            **{name: names[name][t] for name in _NAMES},
-            intent=fields["intent"][t] if "intent" in fields else None,
-            target=targets[t] if targets else None,
-        )
-        for t in range(count)
-    )
-    return Session(id=name, image=image, turns=turns, subset=record.get("subset", subset), caption=record.get("caption"))
-
-
-def _per_turn(record: dict[str, Any], limits: Limits, bad: _Complaints) -> dict[str, list] | None:
-    """The fields that have one entry per turn, as lists: the single-turn form has the bare entries."""
-    single = isinstance(record.get("instruction"), str)
-    fields = {}
-    for name in (*_TEXTS, "bg_consistency", *_NAMES, "intent", "target"):
-        if name not in record:
-            continue
-        value = record[name]
-        bare = not isinstance(value, list) or (name in _NAMES and not any(isinstance(inner, list) for inner in value))
-        fields[name] = [value] if single and bare else value
-        if not isinstance(fields[name], list):
-            bad(f"{name} is {_short(value)}; give a list with one entry per turn.")
-            return None
-    turns = record.get("turns", 1 if single else None)
-    if not isinstance(turns, int) or isinstance(turns, bool) or not 1 <= turns <= limits.turns:
-        bad(f"turns is {_short(turns)}; give the number of turns, 1 to {limits.turns}.")
-        return None
-    if "instruction" not in fields:
-        return None  # has been complained about
-    count = len(fields["instruction"])
-    if count != turns:
-        bad(f"{count} instruction{'s' * (count != 1)} but turns is {turns}; give one instruction per turn.")
-    for name, value in fields.items():
-        if name != "instruction" and len(value) != count:
-            plural = name if name.endswith("s") else f"{name}s" if name != "bg_consistency" else "bg_consistency flags"
-            bad(f"{count} instruction{'s' * (count != 1)} but {len(value)} {plural}; give one {name} per turn.")
-    return None if bad.problems else fields
-
-
-def _check_turns(fields: dict[str, list], bad: _Complaints) -> None:
-    """The rules inside each turn, and between one turn and the next."""
-    background_kept = True
-    for t, task_type in enumerate(fields["task_type"]):
-        at = functools.partial(bad, turn=t)
-        for name in ("instruction", "formatted_instruction"):
-            if not isinstance(fields[name][t], str) or not fields[name][t].strip():
-                at(f"turn {t}: {name} is {_short(fields[name][t])}; give the text of the edit.")
-        if not isinstance(task_type, str) or task_type not in TASK_TYPES:
-            at(f"turn {t}: task_type is {_short(task_type)}{_nearest(task_type, TASK_TYPES)}; it is one of {', '.join(TASK_TYPES)}.")
-        background_kept = background_kept and task_type != "background_change"
-        if fields["bg_consistency"][t] is not background_kept:
-            why = "no background_change has come yet" if background_kept else "a background_change has come"
-            found = json.dumps(fields["bg_consistency"][t])
-            at(f"turn {t}: bg_consistency is {found} although {why}; it is {json.dumps(background_kept)} here.")
-        if "intent" in fields:
-            _check_intent(fields["intent"][t], t, at)
-        sound = [_check_names(fields[name][t], name, t, at) for name in _NAMES]  # each of them complains
-        if all(sound):
-            _check_pool(fields, t, at)
-
-
-def _check_intent(intent: Any, t: int, at: Callable[[str], None]) -> None:
-    if not isinstance(intent, str) or bool(intent.strip()) != (t > 0):
-        at(f"turn {t}: intent is {_short(intent)}; give " + ("the resolved instruction." if t else 'the empty text "", turn 0 has none.'))
-
-
-def _check_names(names: Any, field: str, t: int, at: Callable[[str], None]) -> bool:
-    """Whether a list of object names is one."""
-    if not isinstance(names, list):
-        at(f"turn {t}: {field} is {_short(names)}; give a list of object names.")
-    elif wrong := [name for name in names if not isinstance(name, str) or not name or name != name.strip()]:
-        at(f"turn {t}: {field} has {_short(wrong[0])}; every name is a text without spaces around it.")
-    elif twice := [name for index, name in enumerate(names) if name in names[:index]]:
-        at(f"turn {t}: {field} has {twice[0]!r} twice; name every object once.")
-    elif not names and field == "all_objects":
-        at(f"turn {t}: all_objects is empty; name every object that has existed in turns 0 to {t}.")
-    else:
-        return True
-    return False
-
-
-def _check_pool(fields: dict[str, list], t: int, at: Callable[[str], None]) -> None:
-    """Unchanged and available objects are known ones; unchanged only shrinks, known only grows."""
-    unchanged, available, known = (set(fields[name][t]) for name in _NAMES)
-    for name, members in (("unchanged_objects", unchanged), ("available_objects", available)):
-        if strange := sorted(members - known):
-            at(f"turn {t}: {name} has {strange[0]!r}, which all_objects has not; add it there or remove it here.")
-    if t == 0:
-        return
-    if not all(_check_names(fields[name][t - 1], name, t - 1, lambda _: None) for name in _NAMES):
-        return  # the turn before has been complained about
-    before, known_before = set(fields["unchanged_objects"][t - 1]), set(fields["all_objects"][t - 1])
-    if back := sorted(unchanged - before):
-        at(f"turn {t}: unchanged_objects has {back[0]!r}, which turn {t - 1} has not; once edited an object stays out.")
-    if lost := sorted(known_before - known):
-        at(f"turn {t}: all_objects has lost {lost[0]!r} of turn {t - 1}; it holds every name of turns 0 to {t}.")
-
-
-def _path(value: Any, folder: Path, what: str, bad: _Complaints) -> str:
-    """Absolute path of a picture below the folder; "" after a complaint. Only the words of the path are looked at: links are the user's."""
-    path = PurePosixPath(value) if isinstance(value, str) else None
-    if path is None or not path.name or "\0" in value:
-        bad(f"{what} is {_short(value)}; give the path of a picture, relative to the folder.")
-    elif path.is_absolute() or ".." in path.parts or "\\" in value or ":" in path.parts[0]:
-        bad(f"{what} {value!r} leads out of the folder; give a path below it, such as images/{path.name}.")
-    else:
-        return str(folder / path)
-    return ""
-
-
-def _invalid(session: Session, file: str, line: int) -> Iterator[Problem]:
+def _invalid(session: Session, edits: Sequence[Edit | None], flags: Sequence[QualityFlag], file: str, line: int) -> Iterator[Problem]:
     """Turns that no reward can read."""
-    for t, turn in enumerate(session.turns):
+    for t, (turn, edit) in enumerate(zip(session.turns, edits, strict=True)):
         text = turn.formatted_instruction
-        if turn.task_type == "text_change" and _EMPTY_TEXT.search(text):
+        if turn.task_type == FREE_FORM:
+            continue
+        if QualityFlag(t, Flag.EMPTY_TEXT_TARGET) in flags:
             message = f"turn {t}: the new text of {text!r} is empty; give the text that is to appear."
-        elif instruction_grammar.parse(text, turn.task_type) is None:
-            message = f"turn {t}: {_short(text)} is no {turn.task_type}; write it in the grammar, with its slots in [brackets]."
+        elif edit is None:
+            message = f"turn {t}: {short(text)} is no {turn.task_type}; write it in the grammar, with its slots in [brackets]."
+        elif QualityFlag(t, Flag.LEAKED_GENERATOR_TEXT) in flags:
+            message = f"turn {t}: {short(text)} has several lines: words of its generator stand in it; write the edit alone."
         else:
             continue
         yield Problem(file=file, line=line, kind=Kind.INVALID_ANNOTATION, message=message, turn=t)
-
-
-def _nearest(name: Any, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if isinstance(name, str) else []
-    return f" (the nearest is {close[0]})" if close else ""
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:77]}..."

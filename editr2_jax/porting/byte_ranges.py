@@ -15,19 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-
-def place(path: Any) -> Any:
-    """A local Path for a local name, an epath.Path for an address with a scheme; what is a path of another kind stays as it is."""
-    if isinstance(path, str):
-        return epath.Path(path) if "://" in path else Path(path).expanduser()
-    return path.expanduser() if isinstance(path, Path) else path
-
-
-def is_local(path: Any) -> bool:
-    """Whether the operating system can open the path itself."""
-    return isinstance(path, Path) or (isinstance(path, os.PathLike) and "://" not in str(path))
+from editr2_jax.runtime.places import is_local, place
 
 
 @contextlib.contextmanager

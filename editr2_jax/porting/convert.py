@@ -6,11 +6,10 @@ renamed (gs://), the file without which a folder does not open is written last.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.porting import adapter as adapters
 from editr2_jax.porting import bagel_weights, byte_ranges, converted, export, model_card, rules
 from editr2_jax.porting.meter import Meter
+from editr2_jax.runtime.places import whole_folder
 
 DTYPES = ("bfloat16", "float32")
 LAYOUTS = ("official", "orbax")
 # What a tokenizer may consist of; a folder has some of these, and a checkpoint without text has none.
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
-_TAKEN = "exists and is not an empty folder; choose another --out, nothing is overwritten."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,47 +119,6 @@ def export_model(
         names = () if tokenizer is None else copy_tokenizer(byte_ranges.place(tokenizer), folder)
         model_card.write(folder, model_card.whole(card, model.config))
         return _account(rules.leaves(model), folder, names)
-
-
-@contextlib.contextmanager
-def whole_folder(out: str | Path) -> Iterator[Path]:
-    """A folder beside `out` that gets its name when the block ends well, and is removed when it does not."""
-    out = byte_ranges.place(out)
-    if not byte_ranges.is_local(out):
-        with _remote_folder(out):
-            yield out
-        return
-    out = Path(out).absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: {_TAKEN}")
-    unfinished = out.with_name(out.name + ".unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of an earlier try that was killed
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        why = error.strerror or error
-        raise ValueError(f"{out}: cannot write here ({why}); choose another --out, or change its permissions.") from error
-    try:
-        yield unfinished
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-@contextlib.contextmanager
-def _remote_folder(out: Any) -> Iterator[None]:
-    if out.exists() and any(True for _ in out.iterdir()):
-        raise ValueError(f"{out}: {_TAKEN}")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(Exception):  # the first error is the one to tell
-            out.rmtree()
-        raise
 
 
 def copy_tokenizer(source: Any, folder: Any) -> tuple[str, ...]:

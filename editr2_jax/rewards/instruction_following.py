@@ -23,7 +23,7 @@ import numpy as np
 
 from editr2_jax.data import instruction_grammar
 from editr2_jax.data.instruction_grammar import Edit
-from editr2_jax.records import Episode, Status, Verdict
+from editr2_jax.records import FREE_FORM, Episode, Status, Verdict
 from editr2_jax.rewards import base, questions
 from editr2_jax.rewards.base import Detection, Detector, QuestionAnswerer
 from editr2_jax.rewards.questions import Question
@@ -64,8 +64,13 @@ class InstructionFollowing:
         self._detector, self._answerer, self._config = detector, answerer, config
 
     def score(self, episode: Episode) -> Verdict:
-        """IF of the latest turn: 0, or the mean vote; INVALID_ANNOTATION when the instruction cannot be parsed."""
+        """IF of the latest turn: 0, or the mean vote; INVALID_ANNOTATION when the instruction cannot be parsed.
+
+        NOT_APPLICABLE to a free-form edit, which names nothing to look for.
+        """
         turn = episode.session.turns[episode.turn]
+        if turn.task_type == FREE_FORM:
+            return base.missing(Status.NOT_APPLICABLE, "a free-form edit names no slots to look for")
         edit = instruction_grammar.parse(turn.formatted_instruction, turn.task_type)
         if edit is None:
             return base.missing(Status.INVALID_ANNOTATION, f"{turn.formatted_instruction[:200]!r} is no {turn.task_type}")

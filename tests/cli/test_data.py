@@ -70,3 +70,15 @@ def test_the_world_goes_through_check(tmp_path, capsys):
     assert cli.main(["data", "make", *arguments]) == 0
     assert cli.main(["data", "check", str(tmp_path / "world")]) == 0, capsys.readouterr().out
     assert "train: 6 sessions: sound" in capsys.readouterr().out
+
+
+def test_convert_to_shards(sessions, tmp_path, capsys):
+    out = tmp_path / "shards"
+    arguments = ["data", "convert", str(sessions), "--from=sessions", "--to=tfds", f"--out={out}"]
+    assert cli.main([*arguments, "--shards=2"]) == 2
+    assert "--shards is 2, but the split train has 1 sessions" in capsys.readouterr().err
+    assert cli.main(arguments) == 0
+    assert "train: 1 sessions, 1 pictures in 1 shard" in capsys.readouterr().out
+    assert cli.main(["data", "check", str(out)]) == 0
+    assert capsys.readouterr().out == "train: 1 sessions: sound\n"
+    assert cli.main(["data", "stats", str(out)]) == 0 and "1 x 8x8" in capsys.readouterr().out

@@ -48,20 +48,39 @@ def test_stats(folder, new_record):
     assert "train: 3 sessions (3 x memory)" in text and "2 x 8x8, 1 x 8x12" in text
 
 
-MICE = {  # per turn; source: the tables of the public data
-    ("cm", "train"): {"subject_add": [284, 291, 286], "text_change": [248, 234, 219], "background_change": [143, 241, 266],
-                      "material_alter": [92, 90, 100], "kept": [1707, 1466, 1200], "none": [140, 243, 348]},
-    ("cm", "test"): {"subject_remove": [33, 54, 44], "subject_replace": [31, 40, 44], "background_change": [128, 32, 32],
-                     "kept": [232, 200, 168], "none": [20, 48, 76]},
-    ("cu", "train"): {"color_alter": [274, 416, 212], "count_change": [0, 138, 58], "position_change": [58, 0, 0],
-                      "kept": [832, 832, 759], "none": [74, 74, 79]},
-    ("cu", "test"): {"color_alter": [118, 179, 99], "text_change": [0, 28, 0], "kept": [360, 360, 324], "none": [42, 42, 49]},
-}  # fmt: skip
+MICE = {  # type -> turns 1, 2, 3 of cm train, cm test, cu train, cu test; source: the tables of the public data
+    "subject_add": "284/291/286 35/61/56 151/67/0 65/29/0",
+    "subject_remove": "278/260/230 33/54/44 67/0/424 29/0/172",
+    "subject_replace": "209/211/224 31/40/44 149/0/0 65/0/0",
+    "color_alter": "137/110/93 24/28/17 274/416/212 118/179/99",
+    "material_alter": "92/90/100 12/23/21 133/140/65 58/60/28",
+    "text_change": "248/234/219 35/46/38 0/71/0 0/28/0",
+    "position_change": "212/188/201 28/36/49 58/0/0 25/0/0",
+    "count_change": "247/225/231 34/40/59 0/138/58 0/64/25",
+    "background_change": "143/241/266 128/32/32 0/0/73 0/0/36",
+    "free_form": "0/0/0 0/0/0 0/0/0 0/0/0",
+    "background_kept": "1707/1466/1200 232/200/168 832/832/759 360/360/324",
+    "no_unchanged_object": "140/243/348 20/48/76 74/74/79 42/42/49",
+}
+SPLITS = (("cm", "train", 1850), ("cm", "test", 360), ("cu", "train", 832), ("cu", "test", 360))
 
 
-@pytest.mark.parametrize("name", ["cm", "cu"])
-def test_the_counts_of_the_public_data(mice_bench, name):
-    report = check.stats(mice_bench / name, pictures=False)
-    for split, counts in report["splits"].items():
-        found = counts["types"] | {"kept": counts["background_kept"], "none": counts["no_unchanged_object"]}
-        assert {key: found[key] for key in MICE[name, split]} == MICE[name, split]
+@pytest.mark.slow
+def test_the_counts_of_the_public_data(mice_bench):
+    found = {name: check.stats(mice_bench / name, pictures=False)["splits"] for name in ("cm", "cu")}
+    for column, (name, split, sessions) in enumerate(SPLITS):
+        counts = found[name][split]
+        assert (counts["sessions"], counts["turns"]) == (sessions, {"3": sessions})
+        assert counts["subsets"] == {{"cm": "memory", "cu": "understanding"}[name]: sessions}
+        told = counts["types"] | {key: counts[key] for key in ("background_kept", "no_unchanged_object")}
+        expected = {key: [int(n) for n in row.split()[column].split("/")] for key, row in MICE.items()}
+        assert told == expected, (name, split)
+
+
+@pytest.mark.slow
+def test_both_halves_of_the_public_data_together(mice_bench):
+    counts = check.stats(mice_bench, pictures=False)["splits"]
+    assert {split: counts[split]["subsets"] for split in counts} == {
+        "test": {"memory": 360, "understanding": 360}, "train": {"memory": 1850, "understanding": 832},
+    }  # fmt: skip
+    assert counts["train"]["invalid_annotation"] == 97 and counts["test"]["invalid_annotation"] == 10

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from editr2_jax.data import session_source
+from editr2_jax.data import session_record, session_source
 from editr2_jax.data.session_source import BadSessions, Kind, Limits, SessionFolder
 
 
@@ -142,7 +142,7 @@ anything = st.recursive(
 )
 
 
-@given(changes=st.dictionaries(st.sampled_from([*session_source._FIELDS, "extra"]), anything, min_size=1, max_size=3))
+@given(changes=st.dictionaries(st.sampled_from([*session_record.FIELDS, "extra"]), anything, min_size=1, max_size=3))
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_field_holds_the_answer_is_a_session_or_a_complaint(folder, new_record, changes):
     folder.lines(new_record(**changes))
@@ -243,12 +243,37 @@ def test_the_line_of_a_session_gives_the_session_back(folder, new_record):
     assert SessionFolder(folder.path, "train").sessions[0] == session
 
 
-@pytest.mark.parametrize(
-    ("name", "split", "sessions", "invalid"),
-    [("cm", "train", 1850, 95), ("cm", "test", 360, 7), ("cu", "train", 832, 0), ("cu", "test", 360, 0)],
-)
-def test_the_public_data_loads_and_its_empty_targets_are_found(mice_bench, name, split, sessions, invalid):
-    folder = SessionFolder(mice_bench / name, split, drop_invalid=False, pictures=False)
-    empty = [i for i, problems in folder.invalid.items() if any("is empty" in problem.message for problem in problems)]
-    assert (len(folder), len(empty)) == (sessions, invalid)
-    assert len({session.id for session in folder.sessions}) == sessions
+def test_the_published_layout(folder, new_record, tmp_path):
+    for name in ("cm", "cu"):
+        part = type(folder)(tmp_path / name)
+        part.picture(f"images/{name}.png")
+        part.lines(new_record(image=f"images/{name}.png"))
+    assert [session.subset for session in SessionFolder(tmp_path / "cu", "train").sessions] == ["understanding"]
+    assert SessionFolder(tmp_path / "cu", "train", subset_default="plain").sessions[0].subset == "plain"
+    both = SessionFolder(tmp_path, "train")
+    assert [(session.id, session.subset) for session in both.sessions] == [("train/cm", "memory"), ("train/cu", "understanding")]
+    assert both[1][1](both.sessions[1].image).shape == (8, 8, 3)
+    (tmp_path / "cu/train_metadata.jsonl").write_text(json.dumps(new_record(image="images/cu.png", id="train/cm")))
+    with pytest.raises(BadSessions, match=r"id 'train/cm' is already that of .*/cm/train_metadata.jsonl:1"):
+        SessionFolder(tmp_path, "train")
+
+
+FREE = {
+    "task_type": ["subject_add", "free_form", "free_form"], "bg_consistency": [True, False, False],
+    "unchanged_objects": [["star"], [], []],
+}  # fmt: skip
+
+
+def test_a_free_form_turn_has_words_alone(folder, new_record):
+    folder.sessions(2)
+    bare = {f"{name}_objects": [[]] * 3 for name in ("unchanged", "available", "all")}
+    folder.lines(new_record(0, **FREE), new_record(1, **bare, task_type=["free_form"] * 3, bg_consistency=[False] * 3))
+    loaded = SessionFolder(folder.path, "train")
+    assert len(loaded) == 2 and not loaded.invalid and not loaded.flags
+    for changes, message in (
+        ({"bg_consistency": [True, True, False]}, "turn 1: bg_consistency is true although a free_form has come"),
+        ({"unchanged_objects": [["star"], ["star"], []]}, "turn 1: unchanged_objects is not empty although a free_form has come"),
+    ):
+        folder.lines(new_record(0, **FREE | changes))
+        with pytest.raises(BadSessions, match=message):
+            SessionFolder(folder.path, "train")

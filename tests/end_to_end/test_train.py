@@ -18,6 +18,7 @@ from small_checkpoint import CONFIG, PATIENCE, billed, call, handles, small_conf
 
 from editr2_jax import assemble, experiment
 from editr2_jax.cli import common
+from editr2_jax.data.session_source import SessionFolder
 from editr2_jax.runtime import metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
@@ -294,3 +295,18 @@ def test_photographs_take_the_usual_path(small_checkpoint, tmp_path):
     say = ("--say=Change the color of white cup to red", "--say=Remove spoon")
     succeed("edit", f"--run={run}", f"--image={photos / 'images/coffee.png'}", *say, f"--out={tmp_path / 'drawn'}")
     assert np.asarray(Image.open(tmp_path / "drawn/turn_1.png")).shape == (32, 48, 3)  # as wide as the photograph is
+
+
+def test_a_run_reads_shards_behind_an_address(small_checkpoint, tmp_path, bucket):
+    """Trained and evaluated on what tfds opens too: the same sessions and pictures as from the folder that it was made of."""
+    folder, address = tmp_path / "sessions", "gs://bucket/sessions"
+    succeed("data", "make", f"--out={folder}", "--train=6", "--test=2", "--size=48x48", "--turns=2")
+    assert "train: 6 sessions, 6 pictures" in succeed("data", "convert", folder, "--from=sessions", "--to=tfds", f"--out={address}")
+    settings = {"data.path": address, "loop.steps": 1, "loop.record_every": 1}
+    run = tmp_path / "run"
+    out = succeed(*train(run, small_checkpoint, *(f"--config.{name}={value}" for name, value in settings.items())))
+    assert "on 2 held-out dialogues" in out
+    (group,) = json.loads((run / "sessions/0/rollouts.json").read_text())["groups"]
+    source = SessionFolder(folder, "train")
+    (session,) = (session for session in source.sessions if session.id == group["session"]["id"])
+    np.testing.assert_array_equal(np.asarray(Image.open(run / "sessions/0/g0/source.png")), source.read(session.image))

@@ -135,23 +135,6 @@ def test_folders_elsewhere_are_read_and_written_and_open_only_when_whole(tmp_pat
         bagel_weights.opened(out)
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """gs:// through etils.epath as users have it, the bucket behind it in memory: its files by their names."""
-    fsspec = pytest.importorskip("fsspec")
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    class Bucket(MemoryFileSystem):
-        protocol, store, pseudo_dirs, cachable = ("gcs", "gs"), {}, [""], False
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return MemoryFileSystem._strip_protocol(path.removeprefix("gs://").removeprefix("gcs://"))
-
-    monkeypatch.setattr(fsspec, "filesystem", lambda name, **_: Bucket())
-    return Bucket.store
-
-
 def test_a_bucket_is_a_folder(bucket, tmp_path):
     assert _convert(golden.FOLDER, "gs://bucket/one", "--shards=2") == 0
     written = sorted(name.removeprefix("/bucket/one/") for name in bucket if "ema" in name)
