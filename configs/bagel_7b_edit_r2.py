@@ -5,14 +5,19 @@
 
 A variant is a piece of hardware, alone (the reference's recipe) or with `_recommended` behind it (ours): v5e_8, v5e_16, v5e_64, v5p_16 (8
 chips), v6e_16, tpu7x_4 (4 chips), gpu_8 (one host of eight H100 or H200). What each needs of a chip, and the least time of a step:
-`python -m editr2_jax plan --config=configs/bagel_7b_edit_r2.py:v5e_16 --topology=v5e:4x4`; the plans that were made are in
-editr2_jax/assets/plan. Never run: neither the weights nor the chips were at hand; what is known is what the compiler says.
+`python -m editr2_jax plan --config=configs/bagel_7b_edit_r2.py:v5e_16 --topology=v5e:4x4`. The plans that were made (editr2_jax/assets/plan):
+
+    v5e_16   v5e:4x4       at most 10.88 of 15.75 GiB, a step at least  130 s at 80% of the peak (219 s if nothing overlaps)
+    v5e_64   v5e:8x8       at most  9.69 of 15.75 GiB, a step at least  130 s at 80% of the peak (221 s if nothing overlaps)
+    v5p_16   v5p:2x2x2     at most 19.54 of 95.74 GiB, a step at least  107 s at 83% of the peak (146 s if nothing overlaps)
+
+Never run: neither the weights nor the chips were at hand; what is known is what the compiler says.
 
 The reference's recipe as released: 16 dialogues x 6, 14 steps, two stochastic ones among the first seven at noise level 1.3, one baseline
 for all turns, both losses clipped at 1e-5, KL 0.01, LoRA 64 on both experts, AdamW 1e-4, no gradient clip, two updates a step. Deviations:
 windows are drawn from keys (there, a process keeps one for the whole run); evaluation takes as many steps as training (there 49); the end
 token belongs to an intent; v5e_64 plays 64 dialogues a step, since six times sixteen rollouts do not share 64 chips evenly.
-IF and GA need a judge, which this version has for the embedded world alone: until then the reward is content consistency, seen through the
+IF needs a detector, which this version has for the embedded world alone: until then the reward is content consistency, seen through the
 checkpoint's own ViT, and nothing is filtered.
 """
 
