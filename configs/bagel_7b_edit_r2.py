@@ -5,11 +5,12 @@
 
 A variant is a piece of hardware, alone (the reference's recipe) or with `_recommended` behind it (ours): v5e_8, v5e_16, v5e_64, v5p_16 (8
 chips), v6e_16, tpu7x_4 (4 chips), gpu_8 (one host of eight H100 or H200). What each needs of a chip, and the least time of a step:
-`python -m editr2_jax plan --config=configs/bagel_7b_edit_r2.py:v5e_16 --topology=v5e:4x4`. The plans that were made (editr2_jax/assets/plan):
+`python -m editr2_jax plan --config=configs/bagel_7b_edit_r2.py:v5e_16 --topology=v5e:4x4`. The plans of editr2_jax/assets/plan say (a step
+from all that overlaps to nothing that does):
 
-    v5e_16   v5e:4x4       at most 10.88 of 15.75 GiB, a step at least  130 s at 80% of the peak (219 s if nothing overlaps)
-    v5e_64   v5e:8x8       at most  9.69 of 15.75 GiB, a step at least  130 s at 80% of the peak (221 s if nothing overlaps)
-    v5p_16   v5p:2x2x2     at most 19.54 of 95.74 GiB, a step at least  107 s at 83% of the peak (146 s if nothing overlaps)
+    v5e_16   v5e:4x4       at most 10.88 of 15.75 GiB, a step  130 to 219 s, 80% of the peak
+    v5e_64   v5e:8x8       at most  9.69 of 15.75 GiB, a step  130 to 221 s, 80% of the peak
+    v5p_16   v5p:2x2x2     at most 19.54 of 95.74 GiB, a step  107 to 146 s, 83% of the peak
 
 Never run: neither the weights nor the chips were at hand; what is known is what the compiler says.
 
