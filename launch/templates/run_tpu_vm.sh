@@ -65,7 +65,8 @@ watch() {
             case $verdict in
                 wait) ;;
                 again)
-                    ((++again <= restarts)) || return 75
+                    # It may have been asked to stop since this look began: then what stopped shall stay so.
+                    [[ ! -f $here/stopped ]] && ((++again <= restarts)) || return 75
                     start || true # whom it did not reach is seen at the next look
                     ;;
                 *) return "$verdict" ;;

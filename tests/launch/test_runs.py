@@ -88,9 +88,11 @@ def test_the_run_goes_on_without_its_watcher_and_stops_when_asked(tmp_path):
     cloud.run("stop")
     again.communicate()
     assert again.returncode == 75
+    ends = time.monotonic() + PATIENCE
     while not all((cloud.fake / f"host_{host}/launch/run/logs/host_{host}.state").read_text() == "exit 75\n" for host in range(2)):
+        assert time.monotonic() < ends
         time.sleep(0.02)
-    assert len(cloud.trained(0)) == 1
+    assert [len(cloud.trained(host)) for host in range(2)] == [1, 1]
 
 
 # queued resource -----------------------------------------------------------------------------------------------------------------------
