@@ -8,6 +8,7 @@ chips), v6e_16, tpu7x_4 (4 chips), gpu_8 (one host of eight H100 or H200). What 
 `python -m editr2_jax plan --config=configs/bagel_7b_edit_r2.py:v5e_16 --topology=v5e:4x4`. The plans of editr2_jax/assets/plan say (a step
 from all that overlaps to nothing that does):
 
+    v5e_8    v5e:2x4       at most 13.44 of 15.75 GiB, a step  260 to 439 s, 80% of the peak
     v5e_16   v5e:4x4       at most 10.88 of 15.75 GiB, a step  130 to 219 s, 80% of the peak
     v5e_64   v5e:8x8       at most  9.69 of 15.75 GiB, a step  130 to 221 s, 80% of the peak
     v5p_16   v5p:2x2x2     at most 19.54 of 95.74 GiB, a step  107 to 146 s, 83% of the peak
