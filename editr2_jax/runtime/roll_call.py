@@ -60,6 +60,7 @@ class _Roll:
         self._refused: list[str] = []
 
     def call(self) -> None:
+        """Returns when all have come and let go of the port. Raises NotAllHere, and tells all that came, when the time is over."""
         ends = time.monotonic() + self._within_s
         with contextlib.ExitStack() as until, selectors.DefaultSelector() as ready:
             ready.register(until.enter_context(_listening(int(self._where.rpartition(":")[2]))), selectors.EVENT_READ)

@@ -8,6 +8,7 @@ import pytest
 
 from editr2_jax.cli import main as cli
 from editr2_jax.data import check
+from editr2_jax.data.foreign import writing
 from editr2_jax.data.session_source import SessionFolder
 from editr2_jax.records import Episode, Status
 from editr2_jax.rewards.instruction_following import InstructionFollowing
@@ -197,3 +198,11 @@ def test_flags_that_do_not_go_together(tmp_path, capsys):
     assert "--from=edival wants --images too" in capsys.readouterr().err
     assert cli.main(["data", "convert", "x", "--from=sessions", "--to=tfds", "--csv=a", f"--out={tmp_path / 'out'}"]) == 2
     assert "--csv is not for --from=sessions" in capsys.readouterr().err
+
+
+def test_a_picture_outside_its_folder_is_not_taken(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    assert writing.inside(images, "a/b.png") == [images / "a/b.png"]
+    for path in ("../b.png", "a/../../b.png", "/etc/b.png"):
+        assert writing.inside(images, path) == []

@@ -160,4 +160,6 @@ def test_a_killed_process_is_named_and_the_same_command_goes_on(whole, small_che
     assert _sessions(workdir) == _sessions(whole)
     paid, once = billed(workdir.with_suffix(".bill")), billed(whole.with_suffix(".bill"))
     print(f"{paid.total() - once.total()} of {once.total()} verdicts were in flight at a kill and paid again")
-    assert paid.keys() == once.keys() and paid.total() - once.total() <= kills * HOSTS * 8, told  # so many workers has a host
+    assert paid.keys() == once.keys() and paid.total() - once.total() <= kills * HOSTS * 2, (
+        told
+    )  # rewards.workers: so many are asked at a time on a host

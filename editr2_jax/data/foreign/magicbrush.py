@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from editr2_jax.data.foreign.writing import Found, first_file, free_form
+from editr2_jax.data.foreign.writing import Found, first_file, free_form, inside
 from editr2_jax.data.session_record import Complaints, Problem
 
 _FIELDS = {"source": "input", "target": "output", "instruction": "instruction"}  # ours -> those of a turn in the JSON file
@@ -40,7 +40,7 @@ def read(table: Path, images: Path, split: str) -> tuple[list[Found], list[Probl
 def _found(img_id: str, turns: Sequence[dict[str, str]], images: Path, split: str, bad: Complaints) -> Found:
     named = [turns[0]["source"], *(turn["target"] for turn in turns)]
     paths = [f"images/{img_id}/{Path(name).name}" for name in named]
-    pictures = {path: first_file(images / img_id / Path(name).name, images / name) for path, name in zip(paths, named, strict=True)}
+    pictures = {path: first_file(images / img_id / Path(name).name, *inside(images, name)) for path, name in zip(paths, named, strict=True)}
     record = {"id": f"{split}/{img_id}", "image": paths[0], "subset": "plain", "target": paths[1:]}
     return Found(file=bad.file, line=bad.line, record=record | free_form([turn["instruction"] for turn in turns]), pictures=pictures)
 

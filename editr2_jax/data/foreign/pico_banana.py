@@ -3,9 +3,9 @@
     {"files": [{"id": "original_input_image", "url": address}, {"id": "edit_turn1", "url": path}, ..., {"id": "final_image", "url": path}],
      "metadata_edit_turn_prompts": [text, ...], "local_input_image": path}
 
-The picture of the last turn is final_image. The source is looked for at local_input_image, which the mapping script of the release adds,
-else under the last part of its address; the others at their paths below the folder of pictures, or under their names in it. A session tells
-no types of ours and no objects, so its turns are free-form. Source: the Pico-Banana-400K repository.
+The picture of the last turn is final_image. The source is looked for at local_input_image, which the mapping script of the release adds and
+which must lie below the folder of pictures, else under the last part of its address; the others at their paths below that folder, or under
+their names in it. A session tells no types of ours and no objects, so its turns are free-form. Source: the Pico-Banana-400K repository.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from editr2_jax.data.foreign.writing import Found, first_file, free_form
+from editr2_jax.data.foreign.writing import Found, first_file, free_form, inside
 from editr2_jax.data.session_record import Complaints, Problem, parse_json, short
 
 _PROMPTS = "metadata_edit_turn_prompts"
@@ -51,7 +51,7 @@ def _found(record: Mapping[str, Any], images: Path, split: str, bad: Complaints)
     pictures = {f"images/{id}/{name}{path.suffix}": _file(images, path) for name, path in zip(names, paths, strict=True)}
     local = record.get("local_input_image")
     if isinstance(local, str):
-        pictures[next(iter(pictures))] = first_file(images / local)
+        pictures[next(iter(pictures))] = first_file(*inside(images, local))
     source, *targets = pictures
     fields = {"id": f"{split}/{id}", "image": source, "subset": "plain", "target": targets}
     return Found(file=bad.file, line=bad.line, record=fields | free_form(prompts), pictures=pictures)
@@ -64,5 +64,4 @@ def _urls(files: Any) -> dict[str, str]:
 
 
 def _file(images: Path, path: PurePosixPath) -> Path | None:
-    inside = not path.is_absolute() and ".." not in path.parts
-    return first_file(*([images / path] if inside else []), images / path.name) if path.name else None
+    return first_file(*inside(images, path), images / path.name) if path.name else None

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from editr2_jax.data import session_record
@@ -41,6 +41,12 @@ def free_form(instructions: Sequence[str]) -> dict[str, Any]:
 def first_file(*candidates: Path) -> Path | None:
     """The first of some places at which a picture lies."""
     return next((path for path in candidates if path.is_file()), None)
+
+
+def inside(images: Path, path: str | PurePosixPath) -> list[Path]:
+    """The path below the folder of pictures; none where it would lead out of it: what a file of others says is not trusted."""
+    path = PurePosixPath(path)
+    return [] if path.is_absolute() or ".." in path.parts else [images / path]
 
 
 def write(
