@@ -41,6 +41,25 @@ class Features:
     patches: Float[np.ndarray, "N h w D"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """All that a vision transformer makes of pictures. Letters: N pictures, L tokens, D width."""
+
+    tokens: Float[np.ndarray, "N L D"]  # the class token, then registers, then patches row by row: L = 1 + registers + h w
+    registers: int
+    grid: tuple[int, int]  # h, w
+    size: tuple[int, int]  # height and width of the pictures as the model takes them, in pixels
+
+    def features(self) -> Features:
+        """The class token and the patches, without registers. Raises ServiceError where the count of tokens is another."""
+        rows, columns = self.grid
+        count, wanted = self.tokens.shape[1], 1 + self.registers + rows * columns
+        if count != wanted:
+            raise ServiceError(f"{count} tokens are not 1 class token, {self.registers} registers and {rows} x {columns} patches.")
+        patches = self.tokens[:, 1 + self.registers :]
+        return Features(cls=self.tokens[:, 0], patches=patches.reshape(len(patches), rows, columns, -1))
+
+
 @runtime_checkable
 class Detector(Protocol):
     """Finds named objects. Sequence in, list out; thread-safe."""
@@ -56,6 +75,15 @@ class FeatureExtractor(Protocol):
 
     def embed(self, pictures: Sequence[np.ndarray]) -> Features:
         """Embeddings of uint8 [H, W, 3] pictures, in order."""
+        ...
+
+
+@runtime_checkable
+class TokenExtractor(FeatureExtractor, Protocol):
+    """A feature extractor that also shows its registers, for arithmetic that takes them for patches (compat/consistency.py)."""
+
+    def tokens(self, pictures: Sequence[np.ndarray]) -> Tokens:
+        """All tokens of uint8 [H, W, 3] pictures, in order."""
         ...
 
 

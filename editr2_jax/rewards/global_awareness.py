@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from editr2_jax.records import Episode, Status, Verdict
 from editr2_jax.rewards import base, questions
 from editr2_jax.rewards.base import QuestionAnswerer
 from editr2_jax.rewards.questions import Question
+
+JUDGES = {"memory": "ga", "understanding": "cu", "plain": "plain"}  # by subset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,23 +47,16 @@ class GlobalAwareness:
         subset = episode.session.subset
         if subset == "plain" and not self._config.plain:
             return base.missing(Status.NOT_APPLICABLE, "a plain session has neither a rule nor pronouns")
-        turns = episode.session.turns[: episode.turn + 1]
-        fields = {
-            "subset": subset,
-            "instructions": tuple(turn.instruction for turn in turns),
-            "formatted": tuple(turn.formatted_instruction for turn in turns),
-            "task_types": tuple(turn.task_type for turn in turns),
-        }
-        question = Question("prefix", fields, language=self._config.language)
+        question = Question("prefix", prefix_fields(episode), language=self._config.language)
         answers = questions.votes(
             functools.partial(self._answerer.ask, episode.pictures),
             question,
             count=self._config.votes,
-            parse=functools.partial(questions.prefix_of, turns=len(turns)),
+            parse=functools.partial(questions.prefix_of, turns=episode.turn + 1),
         )
         succeeded = [answer.first_failed_turn == 0 for answer in answers]
         detail = {
-            "judge": {"memory": "ga", "understanding": "cu"}.get(subset, "plain"),
+            "judge": JUDGES[subset],
             "prompt": question.prompt_hash(),
             "votes": succeeded,
             "edits": [list(answer.edits) for answer in answers],
@@ -68,3 +64,14 @@ class GlobalAwareness:
             "reasons": [answer.reason for answer in answers],
         }
         return Verdict(value=float(np.mean(succeeded)), detail=detail)
+
+
+def prefix_fields(episode: Episode) -> dict[str, Any]:
+    """Fields of a question about all edits so far."""
+    turns = episode.session.turns[: episode.turn + 1]
+    return {
+        "subset": episode.session.subset,
+        "instructions": tuple(turn.instruction for turn in turns),
+        "formatted": tuple(turn.formatted_instruction for turn in turns),
+        "task_types": tuple(turn.task_type for turn in turns),
+    }

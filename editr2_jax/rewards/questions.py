@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from editr2_jax.rewards import questions_zh
+from editr2_jax.rewards.compat import prompts
 
 T = TypeVar("T")
 
@@ -58,6 +59,8 @@ class Question:
     background    after             value                                     yes or no
     read_text     one               carrier ("" for the whole picture)        JSON {"texts": [...]}
     prefix        source, 0..t      subset, instructions, formatted, task_types   JSON, see `prefix_of`
+    grades        source, 0..t      as prefix                                 JSON, see `grades_of`
+    and those of compat/prompts.py
     """
 
     kind: str
@@ -68,7 +71,7 @@ class Question:
     def text(self) -> str:
         """The prompt."""
         refuse_language(self.language)
-        texts = _LANGUAGES[self.language]
+        texts = {**_LANGUAGES[self.language], **prompts.TEXTS}
         if self.kind not in texts:
             raise ValueError(f"Question.kind is {self.kind!r}; the kinds are {', '.join(texts)}.")
         return texts[self.kind](self.fields)
