@@ -41,11 +41,17 @@ from editr2_jax.policies.dialogue import PolicyConfig
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import bagel_weights, byte_ranges
 from editr2_jax.porting import export as porting_export
-from editr2_jax.rewards.base import Features, Reward
+from editr2_jax.rewards.base import FeatureExtractor, Features, Reward, TokenExtractor
+from editr2_jax.rewards.compat.consistency import EditR2Consistency, EdivalConsistency
+from editr2_jax.rewards.compat.edit_r2_if import EDIT_R2
+from editr2_jax.rewards.compat.edival_if import EDIVAL
+from editr2_jax.rewards.compat.instruction_following import CompatInstructionFollowing
+from editr2_jax.rewards.compat.prefix_judge import CompatPrefixJudge
 from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
 from editr2_jax.rewards.global_awareness import GlobalAwareness, GlobalAwarenessConfig
 from editr2_jax.rewards.instruction_following import InstructionFollowing, InstructionFollowingConfig
 from editr2_jax.rewards.suite import Suite
+from editr2_jax.rewards.trajectory_grade import TrajectoryGrade, TrajectoryGradeConfig
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.rollouts import in_context_cot
@@ -240,6 +246,11 @@ def refuse_contradictions(config) -> None:
             f"advantage.filter is {advantage.filter!r} but the reward it looks at, {advantage.filter_reward!r}, is not in rewards.use; "
             "add it there or set advantage.filter=off."
         )
+    if config.rewards.arithmetic != "fixed" and config.rewards.answerer == "vlm" and config.rewards.vlm.soft:
+        raise ValueError(
+            f"rewards.arithmetic={config.rewards.arithmetic} counts words and rewards.vlm.soft=True probabilities; "
+            "set rewards.vlm.soft=False, or rewards.arithmetic=fixed."
+        )
     chosen, kernel = objective(config), config.rollout.kernel.kind
     if config.train == "full" and chosen.needs_reference:
         raise ValueError(
@@ -347,18 +358,41 @@ def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), st
     asked = {name: rewards.vlm[name] for name in ("language", "votes")} if rewards.answerer == "vlm" else {}
     edits = InstructionFollowingConfig(**asked, soft=rewards.answerer == "vlm" and rewards.vlm.soft)
     detector = _choose("rewards.detector", rewards.detector, detectors)()
+    eye = lambda: _choose("rewards.features", rewards.features, features)()  # noqa: E731
+    votes, graded = asked.get("votes", 1), {"whole": rewards.trajectory_grade.whole, "turns": config.rollout.turns}
     makers = {
         "if": lambda: InstructionFollowing(_needed(detector, "if"), answerer(), config=edits),
-        "cc": lambda: ContentConsistency(
-            _choose("rewards.features", rewards.features, features)(), detector, config=ContentConsistencyConfig(inset=rewards.inset)
-        ),
+        "cc": lambda: ContentConsistency(eye(), detector, config=ContentConsistencyConfig(inset=rewards.inset)),
         "ga": lambda: GlobalAwareness(answerer(), config=GlobalAwarenessConfig(**asked)),
+        "trajectory_grade": lambda: TrajectoryGrade(answerer(), config=TrajectoryGradeConfig(**asked, **graded)),
     }
+    makers |= _published(config, detector, eye, answerer, votes)
     used = [*(_choose("rewards.use", name, makers)() for name in rewards.use), *more]
     names = [reward.name for reward in used]
     weights = {name: weight for name, weight in rewards.weights.items() if name in names}
     limits = {"workers": rewards.workers, "max_error_share": rewards.max_error_share}
     return Suite(used, weights, **limits, store=store, services=services)
+
+
+def _published(config, detector, eye, answerer, votes: int) -> dict[str, Callable[[], Reward]]:
+    """Makers of the rewards that the config wants in a published evaluator's arithmetic; EdiVal has no GA, so ours stays."""
+
+    def following(whose) -> Reward:
+        return CompatInstructionFollowing(_needed(detector, "if"), answerer(), whose, votes=votes)
+
+    def consistency(whose) -> Reward:
+        return whose(_with_tokens(eye(), config), _needed(detector, "cc"))
+
+    published = {
+        "fixed": {},
+        "edit_r2": {
+            "if": lambda: following(EDIT_R2),
+            "cc": lambda: consistency(EditR2Consistency),
+            "ga": lambda: CompatPrefixJudge(answerer(), votes=votes),
+        },
+        "edival": {"if": lambda: following(EDIVAL), "cc": lambda: consistency(EdivalConsistency)},
+    }
+    return _choose("rewards.arithmetic", config.rewards.arithmetic, published)
 
 
 def vlm_answerer(section) -> VlmAnswerer:
@@ -373,6 +407,15 @@ def _needed(detector, reward: str):
     if detector is None:
         raise ValueError(f"the reward {reward!r} needs a detector; set rewards.detector, or take {reward!r} out of rewards.use.")
     return detector
+
+
+def _with_tokens(features: FeatureExtractor, config) -> TokenExtractor:
+    if not isinstance(features, TokenExtractor):
+        raise ValueError(
+            f"rewards.arithmetic={config.rewards.arithmetic} takes a model's registers for patches, and rewards.features="
+            f"{config.rewards.features} shows none; take a DINOv3, or 'cc' out of rewards.use."
+        )
+    return features
 
 
 def _choose(key: str, name: str, known: Mapping[str, T]) -> T:

@@ -3,6 +3,7 @@
     score of turn t = 1  iff  every edit 0..t was carried out and kept the rule (memory) or hit the meant object (understanding)
 The judge sees the original instructions, never a rewritten one. Each prefix is judged afresh, so a score may rise again at a later turn;
 the raw answers stay in the verdict's detail (`edits`, `rules`, per vote) and a cumulative score is derived from them, not stored instead.
+`edit` and `rule` there say apart what the score puts together: was the latest edit carried out, did it keep the rule.
 Source: Edit-R2. Whether the rule binds the first edit is open in the wording of MICE-Bench; here it does.
 """
 
@@ -41,6 +42,7 @@ class GlobalAwareness:
             raise ValueError(f"GlobalAwarenessConfig.votes is {config.votes}; ask at least once.")
         questions.refuse_language(config.language)
         self._answerer, self._config = answerer, config
+        self.fingerprint = questions.wording(("prefix",), config.language)
 
     def score(self, episode: Episode) -> Verdict:
         """Share of votes that find all edits 0..t successful."""
@@ -55,7 +57,11 @@ class GlobalAwareness:
             parse=functools.partial(questions.prefix_of, turns=episode.turn + 1),
         )
         succeeded = [answer.first_failed_turn == 0 for answer in answers]
+        # Of the latest edit alone, in the votes that found all before it well: a judge may stop at the first failure.
+        latest = [(answer.edits[-1], answer.rules[-1]) for answer in answers if answer.first_failed_turn in (0, episode.turn + 1)]
+        alone = zip(("edit", "rule"), np.mean(latest, axis=0).tolist(), strict=True) if latest else ()
         detail = {
+            **dict(alone),
             "judge": JUDGES[subset],
             "prompt": question.prompt_hash(),
             "votes": succeeded,

@@ -62,6 +62,7 @@ class InstructionFollowing:
             name = type(answerer).__name__
             raise ValueError(f"InstructionFollowingConfig.soft wants probabilities, which {name} does not tell; set soft=False.")
         self._detector, self._answerer, self._config = detector, answerer, config
+        self.fingerprint = questions.wording((*questions.YES_NO, "read_text"), config.language)
 
     def score(self, episode: Episode) -> Verdict:
         """IF of the latest turn: 0, or the mean vote; INVALID_ANNOTATION when the instruction cannot be parsed.

@@ -41,6 +41,19 @@ _PREFIX_RULES = {
     ),
     "plain": "'edit' is true if the edit was carried out; 'rule' is always true.",
 }
+_GRADES_RULES = {
+    "memory": "The first instruction also states a standing rule: an edit that breaks it gets 2 at most.",
+    "understanding": "Later instructions use pronouns; the bracketed form names the object that is meant: an edit of another one gets 1.",
+    "plain": "",
+}
+_GRADES_SCALE = (
+    "Grade every edit by comparing the picture before it with the picture after it: 5 is done exactly as asked and looks natural, "
+    "4 is done with a small flaw, 3 is done in part, 2 is hardly done, 1 is not done."
+)
+_GRADES_ANSWER = (
+    "Look at one edit after the other. Then answer with one JSON object and nothing else:\n"
+    '{"reason": "<one sentence for each edit>", "grades": [<whole number from 1 to 5>, ... one for each edit, in order]}'
+)
 
 
 class JudgeFormatError(ValueError):
@@ -81,12 +94,20 @@ class Question:
         return hashlib.sha256(f"{PROMPT_VERSION}\n{self.text()}".encode()).hexdigest()[:12]
 
 
-def _prefix_text(fields: Mapping[str, Any]) -> str:
+def _session_text(fields: Mapping[str, Any]) -> str:
     lines = []
     for number, (instruction, formatted) in enumerate(zip(fields["instructions"], fields["formatted"], strict=True), start=1):
         lines.append(f"Edit {number}: {instruction}" + (f"\n  meaning: {formatted}" if fields["subset"] == "understanding" else ""))
     opening = "The pictures show one editing session in order: the source picture, then the result of every edit.\n"
-    return opening + "\n".join(lines) + f"\n{_PREFIX_RULES[fields['subset']]}\n{_PREFIX_ANSWER}"
+    return opening + "\n".join(lines)
+
+
+def _prefix_text(fields: Mapping[str, Any]) -> str:
+    return f"{_session_text(fields)}\n{_PREFIX_RULES[fields['subset']]}\n{_PREFIX_ANSWER}"
+
+
+def _grades_text(fields: Mapping[str, Any]) -> str:
+    return "\n".join(part for part in (_session_text(fields), _GRADES_SCALE, _GRADES_RULES[fields["subset"]], _GRADES_ANSWER) if part)
 
 
 def _read_text(fields: Mapping[str, Any]) -> str:
@@ -111,10 +132,37 @@ _TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "background": lambda f: f'Does the background of the picture show "{f["value"]}"? {_YES_NO}',
     "read_text": _read_text,
     "prefix": _prefix_text,
+    "grades": _grades_text,
 }
 _LANGUAGES = {"en": _TEXTS, "zh": questions_zh.TEXTS}
 LANGUAGES = tuple(_LANGUAGES)
+GRADES = (1, 5)  # the worst and the best
 YES_NO = ("added", "replaced", "color", "material", "background")  # kinds that are answered by yes or no
+
+
+def wording(kinds: Sequence[str], language: str = "en") -> str:
+    """12 hexadecimal digits of the prompts of some kinds in a language, and of their version: part of what a verdict is found by.
+
+    A wording that was changed without raising PROMPT_VERSION is another one all the same.
+    """
+    texts = [Question(kind, fields, language=language).text() for kind in kinds for fields in _samples(kind)]
+    return hashlib.sha256(json.dumps([PROMPT_VERSION, *texts]).encode()).hexdigest()[:12]
+
+
+class _Named(dict):
+    """Fields that hold their names."""
+
+    def __missing__(self, name: str) -> str:
+        return f"<{name}>"
+
+
+def _samples(kind: str) -> list[Mapping[str, Any]]:
+    """Fields that bring out every wording of a kind."""
+    if kind == "read_text":
+        return [_Named(carrier=""), _Named()]
+    if kind in ("prefix", "grades", "r2_prefix"):
+        return [_Named(subset=subset, instructions=("<1>", "<2>"), formatted=("<a>", "<b>")) for subset in _PREFIX_RULES]
+    return [_Named()]
 
 
 def refuse_language(language: str) -> None:
@@ -127,9 +175,12 @@ def answer_schema(question: Question) -> dict[str, Any] | None:
     """The JSON schema of an answer, in the part of the language that servers can force a model to keep; None for yes and no."""
     if question.kind == "read_text":
         return _object(texts={"type": "array", "items": {"type": "string"}})
-    if question.kind != "prefix":
+    if question.kind not in ("prefix", "grades"):
         return None
     edits = len(question.fields["instructions"])
+    if question.kind == "grades":
+        grade = {"type": "integer", "minimum": GRADES[0], "maximum": GRADES[1]}
+        return _object(reason={"type": "string"}, grades={"type": "array", "items": grade, "minItems": edits, "maxItems": edits})
     entry = _object(edit={"type": "boolean"}, rule={"type": "boolean"})
     return _object(
         reason={"type": "string"},
@@ -157,7 +208,7 @@ def yes_or_no(answer: str) -> bool:
 
 def texts_of(answer: str) -> list[str]:
     """Reads the answer of a `read_text` question."""
-    found = _json_object(answer).get("texts")
+    found = json_object(answer).get("texts")
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise JudgeFormatError(f'Wanted {{"texts": [strings]}}, got {_short(answer)}.')
     return found
@@ -178,7 +229,7 @@ def prefix_of(answer: str, *, turns: int) -> PrefixAnswer:
 
     A judge that stops at the first failure may leave out the entries after it; they are read as false.
     """
-    found = _json_object(answer)
+    found = json_object(answer)
     first, entries = found.get("first_failed_turn"), found.get("turns")
     if type(first) is not int or not 0 <= first <= turns:
         raise JudgeFormatError(f"first_failed_turn must be a whole number in 0..{turns}: {_short(answer)}.")
@@ -193,6 +244,23 @@ def prefix_of(answer: str, *, turns: int) -> PrefixAnswer:
     if first != (failed[0] if failed else 0):
         raise JudgeFormatError(f"first_failed_turn is {first}, the entries say {failed[0] if failed else 0}: {_short(answer)}.")
     return PrefixAnswer(edits=edits, rules=rules, first_failed_turn=first, reason=str(found.get("reason", "")))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradesAnswer:
+    """A judge's grades of all edits so far."""
+
+    grades: tuple[int, ...]  # each from 1 to 5
+    reason: str
+
+
+def grades_of(answer: str, *, turns: int) -> GradesAnswer:
+    """Reads the answer of a `grades` question about `turns` edits: one whole number from 1 to 5 for each."""
+    found, (worst, best) = json_object(answer), GRADES
+    grades = found.get("grades")
+    if not isinstance(grades, list) or len(grades) != turns or not all(type(grade) is int and worst <= grade <= best for grade in grades):
+        raise JudgeFormatError(f"Wanted {turns} whole numbers from {worst} to {best} in grades: {_short(answer)}.")
+    return GradesAnswer(grades=tuple(grades), reason=str(found.get("reason", "")))
 
 
 def votes(ask: Callable[[Question], str], question: Question, *, count: int, parse: Callable[[str], T]) -> list[T]:
@@ -221,7 +289,8 @@ def _contains(words: list[str], wanted: list[str]) -> bool:
     return any(words[start : start + len(wanted)] == wanted for start in range(len(words) - len(wanted) + 1))
 
 
-def _json_object(answer: str) -> dict[str, Any]:
+def json_object(answer: str) -> dict[str, Any]:
+    """The one JSON object that an answer is, alone or in a fence; raises JudgeFormatError."""
     text = answer.strip()
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
     try:

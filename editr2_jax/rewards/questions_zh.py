@@ -28,14 +28,36 @@ _PREFIX_RULES = {
     ),
     "plain": "edit 为 true 表示这次编辑已经完成；rule 一律为 true。",
 }
+_GRADES_RULES = {
+    "memory": "第一条指令里还写明了一条长期有效的规则：违反该规则的编辑最多得 2 分。",
+    "understanding": "后面的指令使用了代词，每条指令下方带方括号的写法说明了所指的物体：编辑了别的物体得 1 分。",
+    "plain": "",
+}
+_GRADES_SCALE = (
+    "请把每次编辑前后的两张图作比较并打分："
+    "5 分为完全按要求完成且画面自然，4 分为完成但有小瑕疵，"
+    "3 分为部分完成，2 分为几乎没有完成，1 分为没有完成。"
+)
+_GRADES_ANSWER = (
+    "请按顺序查看每一次编辑，然后只输出一个 JSON 对象，不要输出别的内容：\n"
+    '{"reason": "<每次编辑一句话>", "grades": [<1 到 5 的整数>, ... 按顺序每次编辑一个]}'
+)
 
 
-def _prefix_text(fields: Mapping[str, Any]) -> str:
+def _session_text(fields: Mapping[str, Any]) -> str:
     lines = []
     for number, (instruction, formatted) in enumerate(zip(fields["instructions"], fields["formatted"], strict=True), start=1):
         lines.append(f"编辑 {number}：{instruction}" + (f"\n  含义：{formatted}" if fields["subset"] == "understanding" else ""))
     opening = "这些图按顺序展示了一次多轮编辑：先是原图，随后是每次编辑的结果。\n"
-    return opening + "\n".join(lines) + f"\n{_PREFIX_RULES[fields['subset']]}\n{_PREFIX_ANSWER}"
+    return opening + "\n".join(lines)
+
+
+def _prefix_text(fields: Mapping[str, Any]) -> str:
+    return f"{_session_text(fields)}\n{_PREFIX_RULES[fields['subset']]}\n{_PREFIX_ANSWER}"
+
+
+def _grades_text(fields: Mapping[str, Any]) -> str:
+    return "\n".join(part for part in (_session_text(fields), _GRADES_SCALE, _GRADES_RULES[fields["subset"]], _GRADES_ANSWER) if part)
 
 
 def _read_text(fields: Mapping[str, Any]) -> str:
@@ -57,4 +79,5 @@ TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "background": lambda f: f"图中的背景是不是“{f['value']}”？{_YES_NO}",
     "read_text": _read_text,
     "prefix": _prefix_text,
+    "grades": _grades_text,
 }

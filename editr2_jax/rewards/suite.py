@@ -74,6 +74,10 @@ class Scores:
         """Status strings of one reward, [B, T]."""
         return np.array([[verdict.status.value for verdict in row] for row in self.verdicts[name]])
 
+    def told(self, name: str, part: str) -> Float[np.ndarray, "B T"]:
+        """A number that the detail of one reward's verdicts tells, [B, T]; NaN where it does not."""
+        return np.array([[verdict.detail.get(part, np.nan) for verdict in row] for row in self.verdicts[name]], np.float32)
+
 
 class Suite:
     """Rewards, their weights and the threads that run them. Close it, or use it as a context manager."""

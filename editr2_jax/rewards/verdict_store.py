@@ -68,7 +68,10 @@ class VerdictStore:
         self._file.close()
 
     def key(self, reward: Reward, episode: Episode) -> str:
-        """What a verdict is found by: a SHA-256 over all that decides it. A reward may say more by an attribute `fingerprint`."""
+        """What a verdict is found by: a SHA-256 over all that decides it.
+
+        A reward may say more by an attribute `fingerprint`: those that ask a model tell its prompts' wording.
+        """
         session = dataclasses.asdict(episode.session)
         del session["image"]  # a path; its pixels are among the pictures
         said = [self._fingerprint, reward.name, getattr(reward, "fingerprint", ""), session]

@@ -192,7 +192,8 @@ def _hits_its_object(touched: Touched, before: Analysis, after: Analysis) -> boo
     return True
 
 
-def _prefix(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+def _entries(views: Sequence[Analysis], fields: Mapping[str, Any]) -> list[dict[str, bool]]:
+    """Of every edit so far: was it carried out, and did it keep the rule or hit its object."""
     rule = read_rule(fields["instructions"][0]) if fields["subset"] == "memory" else None
     entries = []
     for t, (task_type, formatted) in enumerate(zip(fields["task_types"], fields["formatted"], strict=True)):
@@ -206,9 +207,30 @@ def _prefix(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
         elif fields["subset"] == "understanding":
             keeps = _hits_its_object(touched, views[t], views[t + 1])
         entries.append({"edit": bool(touched.done), "rule": bool(keeps)})
+    return entries
+
+
+def _prefix(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+    entries = _entries(views, fields)
     failed = [number for number, entry in enumerate(entries, start=1) if not (entry["edit"] and entry["rule"])]
     reason = f"Edit {failed[0]} failed." if failed else "All edits succeeded."
     return json.dumps({"reason": reason, "turns": entries, "first_failed_turn": failed[0] if failed else 0})
+
+
+def _grades(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+    """Done and by the rule is 5, done against it 2, not done 1: nothing between is seen here."""
+    grades = [(5 if entry["rule"] else 2) if entry["edit"] else 1 for entry in _entries(views, fields)]
+    return json.dumps({"reason": "Pictures before and after each edit were compared.", "grades": grades})
+
+
+def _final(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+    """The prefix judge's verdict in tags."""
+    succeeded = all(entry["edit"] and entry["rule"] for entry in _entries(views, fields))
+    return f"<answer_final>{_yes(succeeded)}</answer_final>"
+
+
+def _core_noun(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+    return " ".join(word for word in fields["name"].split() if word not in (*COLOURS, *MATERIALS))
 
 
 def _yes(decision: bool) -> str:
@@ -221,12 +243,51 @@ def _texts(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
     return json.dumps({"texts": [seen.glyph for seen in readable if seen.glyph]})
 
 
+def _read(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+    return " ".join(seen.glyph for seen in views[0].objects if seen.score >= SURE and seen.glyph)
+
+
+def _edit_of(task_type: str, fields: Mapping[str, Any]) -> Edit:
+    """The edit of the slots among the fields."""
+    return Edit(task_type=task_type, **{name: fields[name] for name in ("object", "value", "old", "new") if name in fields})
+
+
+def _is_added(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+    return _yes(len(_new(views[0], views[1], fields["object"])) == 1)
+
+
+def _is_done(task_type: str) -> Callable[[Sequence[Analysis], Mapping[str, Any]], str]:
+    """The answer whether an edit of one type was carried out."""
+    return lambda views, fields: _yes(_EDITS[task_type](views, _edit_of(task_type, fields)).done)
+
+
+def _is_success(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+    return _is_done(f"{fields['attribute']}_alter")(views, fields)
+
+
+def _is_background(views: Sequence[Analysis], fields: Mapping[str, Any]) -> str:
+    return _yes(_shows(views[0], fields["value"]))
+
+
 _ANSWERS: Mapping[str, Callable[[Sequence[Analysis], Mapping[str, Any]], str]] = {
-    "added": lambda views, fields: _yes(len(_new(views[0], views[1], fields["object"])) == 1),
-    "replaced": lambda views, fields: _yes(_replace(views, Edit(task_type="subject_replace", **fields)).done),
-    "color": lambda views, fields: _yes(_color(views, Edit(task_type="color_alter", **fields)).done),
-    "material": lambda views, fields: _yes(_material(views, Edit(task_type="material_alter", **fields)).done),
-    "background": lambda views, fields: _yes(_shows(views[0], fields["value"])),
+    "added": _is_added,
+    "replaced": _is_done("subject_replace"),
+    "color": _is_done("color_alter"),
+    "material": _is_done("material_alter"),
+    "background": _is_background,
     "read_text": _texts,
     "prefix": _prefix,
+    "grades": _grades,
+    # Those of the published evaluators, rewards/compat/prompts.py.
+    "r2_added": _is_added,
+    "r2_replaced": _is_done("subject_replace"),
+    "r2_color": _is_done("color_alter"),
+    "r2_material": _is_done("material_alter"),
+    "r2_prefix": _final,
+    "ev_added": _is_added,
+    "ev_replaced": _is_done("subject_replace"),
+    "ev_success": _is_success,
+    "ev_core_noun": _core_noun,
+    "background_is": _is_background,
+    "free_text": _read,
 }

@@ -232,6 +232,7 @@ def _rewards(rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> dict[str,
     metrics["resume/stored_share"] = float(np.mean([score.stored_share for score in scores]))
     turns = max(score.combined.shape[1] for score in scores)
     tables = {name: [score.values[name] for score in scores] for name in scores[0].values} | {"mean": [s.combined for s in scores]}
+    tables |= {f"ga_{part}": [score.told("ga", part) for score in scores] for part in ("edit", "rule") if "ga" in scores[0].values}
     for name, rows in tables.items():
         table = train_batch.pad_turns(rows, turns, np.nan)
         for t in range(turns):

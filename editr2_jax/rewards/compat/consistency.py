@@ -46,9 +46,13 @@ class _Consistency:
         self._extractor, self._detector = extractor, detector
 
     def _boxes(self, picture: np.ndarray, names: Sequence[str]) -> list[Box]:
-        """Boxes of all names in the network's order; whether the names are asked about at once, as theirs are, is the detector's choice."""
+        """Boxes of all names in the network's order, each once: labels are ignored, and a box may answer two names.
+
+        Theirs are asked about in one prompt; whether these are is the detector's choice.
+        """
         phrases = [name.strip().lower().replace(".", "") for name in names]
-        return [d.box for d in self._detector.detect(picture, phrases) if d.score > THRESHOLD] if phrases else []
+        found = self._detector.detect(picture, phrases) if phrases else ()
+        return list(dict.fromkeys(detection.box for detection in found if detection.score > THRESHOLD))
 
     def _object(self, source: np.ndarray, output: np.ndarray, names: Sequence[str]) -> float | None:
         """Mean similarity of what lies in the boxes of unchanged objects; None without such a box."""

@@ -22,6 +22,7 @@ from editr2_jax.data.instruction_grammar import Edit
 from editr2_jax.records import FREE_FORM, Episode, Status, Turn, Verdict
 from editr2_jax.rewards import base, questions
 from editr2_jax.rewards.base import Box, Detection, Detector, QuestionAnswerer
+from editr2_jax.rewards.compat import prompts
 from editr2_jax.rewards.content_consistency import at_size
 from editr2_jax.rewards.questions import Question
 
@@ -47,6 +48,7 @@ class CompatInstructionFollowing:
         if votes < 1:
             raise ValueError(f"CompatInstructionFollowing: votes is {votes}; ask at least once.")
         self._detector, self._answerer, self._arithmetic, self._votes = detector, answerer, arithmetic, votes
+        self.fingerprint = arithmetic.name + questions.wording([kind for kind in prompts.TEXTS if kind != "r2_prefix"])
 
     def score(self, episode: Episode) -> Verdict:
         """IF of the latest turn, in [0, 1]. NOT_APPLICABLE to a free-form edit, which no published data has."""

@@ -31,6 +31,7 @@ class CompatPrefixJudge:
         if votes < 1:
             raise ValueError(f"CompatPrefixJudge: votes is {votes}; ask at least once.")
         self._answerer, self._votes = answerer, votes
+        self.fingerprint = questions.wording(("r2_prefix",))
 
     def score(self, episode: Episode) -> Verdict:
         """Share of votes whose final answer is yes."""
