@@ -31,6 +31,17 @@ def test_a_broken_rule_is_a_failure_and_is_kept_apart_from_the_edit():
     json.dumps(dict(verdict.detail))
 
 
+def test_the_latest_edit_and_its_rule_are_told_apart():
+    """Of the votes that found all before it well; a judge may stop at the first failure."""
+    all_well, no_rule = answer(0, (True, True), (True, True)), answer(2, (True, True), (True, False))
+    no_edit = answer(2, (True, True), (False, True))
+    detail = judge([all_well, no_rule, no_edit, no_rule], votes=4)[0].detail
+    assert (detail["edit"], detail["rule"]) == (0.75, 0.5)
+    detail = judge([all_well, answer(1, (False, True))], votes=2)[0].detail
+    assert (detail["edit"], detail["rule"]) == (1, 1)
+    assert not {"edit", "rule"} & set(judge(answer(1, (True, False)))[0].detail)
+
+
 def test_the_judge_sees_all_pictures_and_the_instructions_so_far():
     seen = []
     judge(lambda pictures, fields: seen.append((pictures, len(fields["instructions"]))) or answer(0, *[(True, True)] * 3), turns=3)

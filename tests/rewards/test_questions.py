@@ -160,3 +160,14 @@ def test_both_languages_ask_for_every_entry_of_the_schema(subset):
 def test_a_language_without_prompts_is_named():
     with pytest.raises(ValueError, match="prompts in en, zh"):
         Question("color", KINDS["color"], language="fr").text()
+
+
+def test_the_wording_is_that_of_the_kinds_the_language_and_the_version(monkeypatch):
+    first = questions.wording(("color", "read_text"))
+    assert first == questions.wording(("color", "read_text")) and len(first) == 12
+    others = [questions.wording(("color",)), questions.wording(("color", "read_text"), "zh"), questions.wording(("prefix",))]
+    monkeypatch.setitem(questions._PREFIX_RULES, "understanding", "Another rule.")
+    others.append(questions.wording(("prefix",)))
+    monkeypatch.setattr(questions, "PROMPT_VERSION", "2")
+    others.append(questions.wording(("color", "read_text")))
+    assert len({first, *others}) == 6

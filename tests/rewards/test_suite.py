@@ -1,14 +1,17 @@
 """The suite: weights, masks, order, limits. An outage never changes a reward, it only masks."""
 
+import concurrent.futures
 import math
 import threading
 
 import numpy as np
 import pytest
 import reward_fakes as fakes
+from hypothesis import given
+from hypothesis import strategies as st
 
-from editr2_jax.records import Status
-from editr2_jax.rewards import suite
+from editr2_jax.records import Status, Verdict
+from editr2_jax.rewards import base, suite
 from editr2_jax.rewards.questions import JudgeFormatError
 
 
@@ -84,6 +87,72 @@ def test_unmeasurable_for_a_whole_session_drops_the_reward_for_the_whole_group()
         scores = judged.score(batch(turns=1))
         np.testing.assert_allclose(scores.combined[:, 0], [np.nan, np.nan, 0.5, 0.5])
         np.testing.assert_allclose(scores.weights["if"][:, 0], [0.0, 0.0, 0.5, 0.5])
+
+
+KINDS = [Status.OK, Status.NOT_APPLICABLE, Status.UNMEASURABLE, Status.JUDGE_FORMAT_ERROR, Status.SERVICE_ERROR, Status.INVALID_ANNOTATION]
+
+
+@given(data=st.data(), least=st.sampled_from([0.0, 0.5, 0.9]))
+def test_a_group_always_carries_the_same_weights(data, least):
+    """What applies is the annotation's word, alike for a group; what happened to one member changes no other's weights or reward."""
+    names, weights, groups, members = ("if", "cc", "ga"), {"if": 0.3, "cc": 0.3, "ga": 0.4}, 2, 3
+    applies = {(name, group): data.draw(st.booleans()) for name in names for group in range(groups)}
+    rows = range(groups * members)
+    kinds = [kind for kind in KINDS if kind is not Status.NOT_APPLICABLE]
+    happened = {
+        (n, r): data.draw(st.sampled_from(kinds)) if applies[n, r // members] else Status.NOT_APPLICABLE for n in names for r in rows
+    }
+    value = {key: data.draw(st.sampled_from([0.0, 0.25, 1.0])) for key in happened}
+
+    def verdict(name, row):
+        status = happened[name, row]
+        return Verdict(value=value[name, row] if status is Status.OK else math.nan, status=status)
+
+    scores = put_together({name: [verdict(name, row) for row in rows] for name in names}, weights, members, least)
+    for row in rows:
+        group = [other for other in rows if other // members == row // members]
+        carried = {name: scores.weights[name][row, 0] for name in names}
+        assert all(scores.weights[name][other, 0] == carried[name] for name in names for other in group)
+        seen = [n for n in names if applies[n, row // members] and any(happened[n, other] is not Status.UNMEASURABLE for other in group)]
+        whole = sum(weights[n] for n in names if applies[n, row // members])
+        enough = sum(weights[n] for n in seen) >= least * whole - 1e-9
+        assert {name for name in names if carried[name]} == (set(seen) if enough else set())
+        if seen and enough and all(happened[n, row] is Status.OK for n in seen):
+            wanted = sum(weights[n] * value[n, row] for n in seen) / sum(weights[n] for n in seen)
+            np.testing.assert_allclose(scores.combined[row, 0], wanted, rtol=1e-6)
+        else:
+            assert np.isnan(scores.combined[row, 0])
+
+
+def put_together(verdicts, weights, members, least):
+    """Scores of one turn from verdicts that are there already."""
+    rows = len(next(iter(verdicts.values())))
+    futures = {name: tuple(done(verdict) for verdict in row) for name, row in verdicts.items()}
+    pending = suite.Pending(sessions=tuple(f"s/{row // members}" for row in range(rows)), subsets=("memory",) * rows, futures=futures)
+    rewards = [fakes.FixedReward(name) for name in verdicts]
+    with suite.Suite(rewards, weights, max_error_share=1.0, min_valid_weight=least) as judged:
+        return judged.collect([pending])
+
+
+def done(verdict):
+    future = concurrent.futures.Future()
+    future.set_result(verdict)
+    return future
+
+
+@given(scale=st.floats(0.01, 100))
+def test_only_the_ratio_of_weights_counts(scale):
+    verdicts = {"if": [Verdict(value=0.25), Verdict(value=1.0)], "cc": [Verdict(value=0.5), base.missing(Status.NOT_APPLICABLE, "")]}
+    plain = put_together(verdicts, {"if": 0.3, "cc": 0.6}, 1, 0.0).combined
+    scaled = put_together(verdicts, {"if": 0.3 * scale, "cc": 0.6 * scale}, 1, 0.0).combined
+    np.testing.assert_allclose(scaled, plain, rtol=1e-5)
+    np.testing.assert_allclose(plain[:, 0], [(0.3 * 0.25 + 0.6 * 0.5) / 0.9, 1.0], rtol=1e-6)
+
+
+def test_numbers_of_a_detail_are_laid_out_like_scores():
+    verdicts = {"ga": [Verdict(value=0.0, detail={"rule": 0.5}), base.missing(Status.SERVICE_ERROR, "down")]}
+    told = put_together(verdicts, {"ga": 1.0}, 1, 0.0).told("ga", "rule")
+    np.testing.assert_array_equal(told, np.float32([[0.5], [np.nan]]))
 
 
 def test_too_many_errors_stop_the_step_and_say_which():

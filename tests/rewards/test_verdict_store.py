@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editr2_jax.records import Status, Verdict
-from editr2_jax.rewards import base, suite
+from editr2_jax.rewards import base, global_awareness, instruction_following, questions, suite
 from editr2_jax.rewards.verdict_store import VerdictStore
 
 
@@ -78,6 +78,31 @@ def test_what_a_verdict_depends_on(tmp_path):
         reward.fingerprint = "votes=4"
         changed.append(one.key(reward, episode()))
     assert len({base_key, *changed}) == 1 + len(changed)
+
+
+def judged(folder, answerer):
+    """The scores of three rewards on one turn, through the store of a folder."""
+    rewards = [
+        instruction_following.InstructionFollowing(fakes.Detector({}), answerer),
+        global_awareness.GlobalAwareness(answerer),
+        fakes.FixedReward("cc"),
+    ]
+    turn = fakes.episode([fakes.turn()], (1, 2), "memory")
+    with store(folder) as kept, suite.Suite(rewards, {"if": 0.5, "ga": 0.5}, store=kept) as asked:
+        scores = asked.score([[turn]])
+    return [float(scores.values[name][0, 0]) for name in ("if", "ga", "cc")], scores.stored_share
+
+
+def test_a_changed_prompt_finds_no_verdict_of_the_old_one(tmp_path, monkeypatch):
+    good = json.dumps({"reason": "", "turns": [{"edit": True, "rule": True}], "first_failed_turn": 0})
+    bad = json.dumps({"reason": "", "turns": [{"edit": False, "rule": True}], "first_failed_turn": 1})
+    yes, no = fakes.Answerer({"color": "yes", "prefix": good}), fakes.Answerer({"color": "no", "prefix": bad})
+    assert judged(tmp_path, yes) == ([1, 1, 1], 0)
+    assert judged(tmp_path, no) == ([1, 1, 1], 1) and not no.asked
+    monkeypatch.setitem(questions._TEXTS, "color", lambda fields: f"Is the {fields['object']} {fields['value']}? Yes or no.")
+    assert judged(tmp_path, no) == ([0, 1, 1], pytest.approx(2 / 3)), "the wording of IF's question changed, no other"
+    monkeypatch.setattr(questions, "PROMPT_VERSION", "another")
+    assert judged(tmp_path, no) == ([0, 0, 1], pytest.approx(1 / 3)), "CC asks nobody"
 
 
 WHOLE = b'{"key": "c", "step": 0, "reward": "if", "value": 1.0, "status": "ok", "detail": {}}'  # but for its end
