@@ -1,7 +1,9 @@
 """The configs that ship: every variant loads, and the settings of a run hold together before anything is computed."""
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from editr2_jax import assemble, experiment
@@ -9,6 +11,7 @@ from editr2_jax.cli import common
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.flow.sde_window import WindowConfig
 from editr2_jax.records import Episode, Verdict
+from editr2_jax.rewards.base import Tokens
 from editr2_jax.rl.policy_average import Schedule
 from editr2_jax.tabletop import world
 from editr2_jax.training import edit_r2
@@ -104,6 +107,38 @@ def test_a_reward_of_one_s_own_joins_those_of_a_config():
         assert suite.names == ("cc", "half")
         scores = suite.score([[Episode(session=session, pictures=(source, source))]])
     assert scores.combined[0, 0] == pytest.approx((0.3 * scores.values["cc"][0, 0] + 0.3 * 0.5) / 0.6)
+
+
+class Eyes:
+    """A detector that finds nothing and a feature extractor that shows its registers."""
+
+    def detect(self, picture, phrases):
+        return []
+
+    def tokens(self, pictures):
+        return Tokens(tokens=np.ones((len(pictures), 9, 4), np.float32), registers=4, grid=(2, 2), size=(32, 32))
+
+    def embed(self, pictures):
+        return self.tokens(pictures).features()
+
+
+@pytest.mark.parametrize(("arithmetic", "value"), [("fixed", 1.0), ("edit_r2", 0.5), ("edival", 0.5)])
+def test_the_arithmetic_of_a_config_is_that_of_its_rewards(monkeypatch, arithmetic, value):
+    """Where nothing is found: ours compares the whole picture, Edit-R2 says 0.5, EdiVal takes a lost object for 0."""
+    monkeypatch.setattr(assemble.perception, "TabletopDetector", lambda eyes: Eyes())
+    monkeypatch.setattr(assemble.perception, "TabletopFeatures", Eyes)
+    config = common.load_config(str(CONFIGS / "tabletop_edit_r2.py"), [("rewards.use", "cc"), ("rewards.arithmetic", arithmetic)])
+    session, source, _ = world.make_session("train", 0, 0, turns=1, size=(48, 48))
+    named = dataclasses.replace(session.turns[0], bg_consistency=True, unchanged_objects=("ball",), all_objects=("ball",))
+    with assemble.suite(config, whole=None) as suite:
+        scores = suite.score([[Episode(session=dataclasses.replace(session, turns=(named,)), pictures=(source, source))]])
+    assert scores.values["cc"][0, 0] == pytest.approx(value, abs=1e-5)
+
+
+def test_features_without_registers_have_no_published_consistency():
+    config = common.load_config(str(CONFIGS / "tabletop_edit_r2.py"), [("rewards.use", "cc"), ("rewards.arithmetic", "edival")])
+    with pytest.raises(ValueError, match="rewards.features=tabletop shows none; take a DINOv3, or 'cc' out of rewards.use"):
+        assemble.suite(config, whole=None)
 
 
 def test_every_config_is_here():

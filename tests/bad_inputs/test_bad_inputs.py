@@ -316,7 +316,13 @@ def _(p):
 
 override("group larger than the rows", "data.group", 4, r"data\.group is 4 but step\.rows is 2.*set step\.rows to a multiple")
 override("more updates than batches", "step.updates", 2, r"step\.updates is 2, but 1 sessions of 2 rollouts make 1 batch.*lower step\.rows")
-override("unknown reward", "rewards.use", "if,ccc", r"rewards\.use: there is no 'ccc', did you mean 'cc'; choose from cc, ga, if")
+override("unknown reward", "rewards.use", "if,ccc", r"rewards\.use: there is no 'ccc', did you mean 'cc'; choose from cc, ga, if, traj")
+override(
+    "unknown arithmetic", "rewards.arithmetic", "edit_r3", r"rewards\.arithmetic: there is no 'edit_r3', did you mean 'edit_r2'; choose"
+)
+override(
+    "arithmetic without registers", "rewards.arithmetic", "edival", r"rewards\.features=tabletop shows none; take a DINOv3, or 'cc' out of"
+)
 override("unknown detector", "rewards.detector", "dino", r"rewards\.detector: there is no 'dino'; choose from none, tabletop")
 override("unknown features", "rewards.features", "vitt", r"rewards\.features: there is no 'vitt', did you mean 'vit'; choose")
 override("IF without a detector", "rewards.detector", "none", r"the reward 'if' needs a detector; set rewards\.detector, or take 'if' out")
