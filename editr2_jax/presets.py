@@ -78,7 +78,6 @@ def edit_r2() -> ConfigDict:
             "rewards": {
                 "use": ("if", "cc", "ga"),
                 "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4, "trajectory_grade": 1.0},  # of those in use
-                "arithmetic": "fixed",  # of IF, CC and GA; or edit_r2, edival: as published, defects included, to compare numbers
                 "detector": "tabletop",  # or "none": the whole picture counts as background
                 "features": "tabletop",  # or "vit": the checkpoint's own
                 "answerer": "tabletop",  # or "vlm": the model of the section below
@@ -91,6 +90,7 @@ def edit_r2() -> ConfigDict:
                     "cache": "",  # a file on a local disk that keeps every answer; empty: none
                     "cache_mode": "use",  # or replay: what is not in the file is an error
                 },
+                "arithmetic": "fixed",  # of IF, CC and GA; or edit_r2, edival: as published, defects included, to compare numbers
                 "trajectory_grade": {"whole": False},  # whole: one question a trajectory, about its last turn, and one score
                 "inset": 0.2,  # of a box's side, cut off once the background may change; the reference has 0
                 "workers": 2,
