@@ -9,6 +9,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from editr2_jax.runtime import places
 from editr2_jax.services import dinov3_pictures
 
 
@@ -29,6 +30,8 @@ def load(kind: str, folder: str | Path, *, model_type: str, device: str) -> Any:
     unfilled, unused or misshapen (transformers would draw it at random and go on).
     """
     torch, transformers = libraries()
+    if not places.is_local(places.place(folder)):
+        raise ValueError(f"{folder}: PyTorch models load from a local disk; copy the folder there.")
     folder = Path(folder).expanduser()
     found = dinov3_pictures.read_json(folder / "config.json").get("model_type")
     if found != model_type:
