@@ -87,7 +87,7 @@ def vocabulary() -> list[str]:
     return words + [word for word in WORDS if word != "?"]
 
 
-def grounding_dino(folder: Path, *, seed: int = 0, sides: tuple[int, int] = (48, 80), max_text_len: int = 24) -> Path:
+def grounding_dino(folder: Path, *, seed: int = 0, sides: tuple[int, int] = (80, 128), max_text_len: int = 24) -> Path:
     """Writes a Grounding DINO folder. sides: short one, and the most of the long one."""
     import transformers
 
