@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -385,18 +386,27 @@ def vlm_answerer(section) -> VlmAnswerer:
 def grounding_dino(section) -> GroundingDino:
     """Grounding DINO in PyTorch, from the section rewards.grounding_dino."""
     folder = _existing("rewards.grounding_dino.folder", section.folder, "Grounding DINO")
-    return GroundingDino(folder, device=section.device, threshold=section.threshold)
+    return _loaded(GroundingDino, folder, device=section.device, threshold=section.threshold)
 
 
 def dinov3(section) -> JaxDinoV3:
     """DINOv3 in JAX, from the section rewards.dinov3."""
-    folder = _existing("rewards.dinov3.folder", section.folder, "DINOv3")
-    return JaxDinoV3(dinov3_weights.load_folder(folder), dinov3_pictures.read_rule(folder).at(section.size or None))
+    return _loaded(_jax_dinov3, _existing("rewards.dinov3.folder", section.folder, "DINOv3"), size=section.size or None)
 
 
 def dinov3_torch(section) -> TorchDinoV3:
     """DINOv3 in PyTorch, from the section rewards.dinov3."""
-    return TorchDinoV3(_existing("rewards.dinov3.folder", section.folder, "DINOv3"), device=section.device, size=section.size or None)
+    folder = _existing("rewards.dinov3.folder", section.folder, "DINOv3")
+    return _loaded(TorchDinoV3, folder, device=section.device, size=section.size or None)
+
+
+@functools.lru_cache(maxsize=2)  # a detector and an extractor: training and each of its evaluations make a suite, and read them once
+def _loaded(make: Callable[..., T], folder: Path | epath.Path, **how: Any) -> T:
+    return make(folder, **how)
+
+
+def _jax_dinov3(folder: Path | epath.Path, *, size: int | None) -> JaxDinoV3:
+    return JaxDinoV3(dinov3_weights.load_folder(folder), dinov3_pictures.read_rule(folder).at(size))
 
 
 def _existing(key: str, name: str, what: str) -> Path | epath.Path:

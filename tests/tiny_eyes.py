@@ -87,8 +87,8 @@ def vocabulary() -> list[str]:
     return words + [word for word in WORDS if word != "?"]
 
 
-def grounding_dino(folder: Path, *, seed: int = 0, sides: tuple[int, int] = (80, 128), max_text_len: int = 24) -> Path:
-    """Writes a Grounding DINO folder. sides: short one, and the most of the long one."""
+def grounding_dino(folder: Path, *, seed: int = 11, sides: tuple[int, int] = (80, 128), max_text_len: int = 24) -> Path:
+    """Writes a Grounding DINO folder. sides: short one, and the most of the long one. With seed 11 a few boxes score much, most little."""
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
