@@ -241,6 +241,9 @@ def test_a_folder_that_does_not_fit_is_refused(folder, tmp_path):
     (broken / "config.json").write_text(json.dumps(config | {"encoder_layers": 3}))
     with pytest.raises(ValueError, match=r"broken: the weights do not fit(.|\n)*missing: model.encoder.layers.2"):
         GroundingDino(broken)
+    (broken / "config.json").write_text(json.dumps(config | {"encoder_layers": 1}))
+    with pytest.raises(ValueError, match=r"broken: the weights do not fit(.|\n)*unexpected: model.encoder.layers.1"):
+        GroundingDino(broken)
     (broken / "config.json").write_text(json.dumps(config | {"model_type": "owlvit"}))
     with pytest.raises(ValueError, match="'owlvit'; 'grounding-dino' is wanted"):
         GroundingDino(broken)
