@@ -54,8 +54,9 @@ def picture(spans, asked, line) -> str:
             if what == name and start >= began:
                 rows[name][place(start) : place(end) + 1] = ("|" if name == "drawn" else "#") * (place(end) + 1 - place(start))
     ticks = began + (np.arange(WIDTH) + 0.5) / WIDTH * (ended - began)
-    rows["judge"] = ["%X" % min(n, 15) if (n := sum(at <= tick < at + DELAY_S for at in asked)) else " " for tick in ticks]
-    head = f"step {line['step']}: {line['time/step_s']:.1f} s, {line['time/reward_wait_s']:.2f} s of it waiting, {line['judge/requests']:.0f} questions"
+    rows["judge"] = [f"{min(n, 15):X}" if (n := sum(at <= tick < at + DELAY_S for at in asked)) else " " for tick in ticks]
+    step, wait, asked = line["time/step_s"], line["time/reward_wait_s"], line["judge/requests"]
+    head = f"step {line['step']}: {step:.1f} s, {wait:.2f} s of it waiting, {asked:.0f} questions"
     return "\n".join([head, *(f"{name:>12} {''.join(rows[name])}" for name in ("rollout", "drawn", "judge", "reward_wait", "update"))])
 
 
