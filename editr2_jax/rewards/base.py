@@ -57,7 +57,7 @@ class Tokens:
         if count != wanted:
             raise ServiceError(f"{count} tokens are not 1 class token, {self.registers} registers and {rows} x {columns} patches.")
         patches = self.tokens[:, 1 + self.registers :]
-        return Features(cls=self.tokens[:, 0], patches=patches.reshape(len(patches), rows, columns, -1))
+        return Features(cls=self.tokens[:, 0], patches=patches.reshape(len(patches), rows, columns, patches.shape[-1]))
 
 
 @runtime_checkable

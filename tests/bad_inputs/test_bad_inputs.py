@@ -323,7 +323,10 @@ override(
 override(
     "arithmetic without registers", "rewards.arithmetic", "edival", r"rewards\.features=tabletop shows none; take a DINOv3, or 'cc' out of"
 )
-override("unknown detector", "rewards.detector", "dino", r"rewards\.detector: there is no 'dino'; choose from none, tabletop")
+override("unknown detector", "rewards.detector", "dino", r"rewards\.detector: there is no 'dino'; choose from .*none, tabletop")
+override(
+    "detector without its checkpoint", "rewards.detector", "grounding_dino", r"rewards\.grounding_dino\.folder is empty; give the folder"
+)
 override("unknown features", "rewards.features", "vitt", r"rewards\.features: there is no 'vitt', did you mean 'vit'; choose")
 override("IF without a detector", "rewards.detector", "none", r"the reward 'if' needs a detector; set rewards\.detector, or take 'if' out")
 override("filter without its reward", "rewards.use", "cc,ga", r"advantage\.filter is 'image' but .*, 'if', .*advantage\.filter=off")
