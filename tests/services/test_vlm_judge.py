@@ -86,7 +86,7 @@ def test_json_answers_carry_their_schema_where_it_is_wanted(server, question):
     assert (settings["seed"], settings["max_tokens"], settings["temperature"]) == (4, 99, 0.5)
     told = settings["response_format"]["json_schema"]
     jsonschema.Draft202012Validator.check_schema(told["schema"])
-    jsonschema.validate(questions._json_object(answer), told["schema"])
+    jsonschema.validate(questions.json_object(answer), told["schema"])
     assert told["strict"] and not jsonschema.Draft202012Validator(told["schema"]).is_valid({"reason": "r"})
 
 
