@@ -12,6 +12,8 @@ from all that overlaps to nothing that does):
     v5e_16   v5e:4x4       at most 10.88 of 15.75 GiB, a step  130 to 219 s, 80% of the peak
     v5e_64   v5e:8x8       at most  9.69 of 15.75 GiB, a step  130 to 221 s, 80% of the peak
     v5p_16   v5p:2x2x2     at most 19.54 of 95.74 GiB, a step  107 to 146 s, 83% of the peak
+    v6e_16   v6e:4x4       at most 10.22 of 31.24 GiB, a step   50 to 88 s, 44% of the peak
+    tpu7x_4  tpu7x:2x2x1   at most 23.46 of 94.75 GiB, a step   52 to 110 s, 68% of the peak
 
 Never run: neither the weights nor the chips were at hand; what is known is what the compiler says.
 
@@ -19,8 +21,9 @@ The reference's recipe as released: 16 dialogues x 6, 14 steps, two stochastic o
 for all turns, both losses clipped at 1e-5, KL 0.01, LoRA 64 on both experts, AdamW 1e-4, no gradient clip, two updates a step. Deviations:
 windows are drawn from keys (there, a process keeps one for the whole run); evaluation takes as many steps as training (there 49); the end
 token belongs to an intent; v5e_64 plays 64 dialogues a step, since six times sixteen rollouts do not share 64 chips evenly.
-IF needs a detector, which this version has for the embedded world alone: until then the reward is content consistency, seen through the
-checkpoint's own ViT, and nothing is filtered.
+IF wants a detector and GA a judge, which are servers or checkpoints of your own: rewards.use=("if", "cc", "ga") with rewards.detector
+(grounding_dino, http) and rewards.answerer (vlm), advantage.filter, and rewards.features=dinov3 for CC. As it stands the reward is content
+consistency, seen through the checkpoint's own ViT, and nothing is filtered.
 """
 
 from editr2_jax import presets

@@ -28,5 +28,7 @@ for argument in "$@"; do
 done
 cd "$root"
 ruff check --quiet .
-# A file's tests stay together, and the files in their order: what is compiled for one test serves the next.
-python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} ${arguments[@]+"${arguments[@]}"}
+# A file's tests stay together, and the files in their order: what is compiled for one test serves the next. One worker more than there
+# are cores, since tests also wait: for processes of their own, for servers, for deadlines.
+workers=$(python -c 'import os; print(min(os.cpu_count() + 1, 4))')
+python -m pytest -q --numprocesses="$workers" --dist=loadfile --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} ${arguments[@]+"${arguments[@]}"}
