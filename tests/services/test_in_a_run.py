@@ -101,7 +101,7 @@ def test_training_goes_on_while_its_judge_misbehaves_and_stops_clearly_when_it_i
 def test_the_judge_is_timed_by_a_command(server):
     server.control(delay_s=0.2)
     judge = (f"--config.rewards.vlm.urls=('{server.url}',)", "--config.rewards.vlm.model=judge", "--config.rewards.answerer=vlm")
-    more = ("--config.rewards.use=('ga',)", "--config.rewards.workers=4", "--step_s=1")
+    more = ("--config.rewards.use=('ga',)", "--config.rewards.workers=4", "--step_s=0.1")
     outcome = call("judges", f"--config={CONFIG}:edit_r2", "--rollouts=4", *judge, *more)
     assert outcome.status == 0, outcome.err
     asked = len(server.questions())
