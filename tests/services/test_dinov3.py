@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_eyes
 
+from editr2_jax.models.dinov3 import vit
 from editr2_jax.porting import dinov3_weights
 from editr2_jax.rewards.base import TokenExtractor
 from editr2_jax.services import dinov3_pictures, torch_models
