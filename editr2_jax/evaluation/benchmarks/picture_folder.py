@@ -156,7 +156,7 @@ def look(
         problems += wrong
     problems += _extra(root, known, {folder_of(root, session.id) for session in others} - known.keys())
     problems.sort(key=lambda problem: problem.file)
-    if problems and not any(path for found in drawn for path in found.paths):
+    if not any(folder.is_dir() for folder in known):
         ids = ", ".join(repr(session.id) for session in sessions[:3])
         raise ValueError(
             f"{root}: none of the {len(sessions)} sessions has a picture here; folders are named by session ids, such as {ids}."
