@@ -61,10 +61,9 @@ def score(
     told = {"format": FORMAT, "pictures": str(root), "data": data, "split": split, "sessions": sessions, "size": size, "partial": partial}
     source, drawn, meta, warned = _folder(told, say)
     meta = dataclasses.replace(meta, model=model or meta.model, training_judge=training_judge or meta.training_judge)
-    invalid = {(name, one.turn): one.message for name, found in source.invalid.items() for one in found if one.turn is not None}
     judging = resuming.judging(config)
     with VerdictStore(directory / "verdicts", fingerprint=workdir.fingerprint(judging)) as store:
-        tracer = tracing.Tracer(store, invalid=invalid)
+        tracer = tracing.Tracer(store)
         records, counted = _scored(config, directory, told, source, drawn, meta, say, store=store, watch=tracer)
     counted = {"verdicts/asked": tracer.given, "verdicts/stored": _verdicts(records) - tracer.given, **counted}
     about = Circumstances(
@@ -75,6 +74,7 @@ def score(
         rewards=resuming.plain(config.rewards),
         rewards_hash=workdir.fingerprint(judging),
         train=_train_types(data, say),
+        flags=leaderboard.count_flags(source.flags, {found.session.id for found in drawn}),
         warnings=warned,
     )
     board = leaderboard.make(records, about)

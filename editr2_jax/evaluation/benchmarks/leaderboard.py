@@ -1,7 +1,7 @@
 """leaderboard.json: one evaluation as other programs read it, with everything that says whether two of them may be compared.
 
     {"schema": "editr2_jax.leaderboard", "version": 1, "benchmark", "title", "model", "date", "pass", "level",
-     "data": {"split", "sessions", "turns"}, "pictures": {"due", "there", "made_by", "seeds", "more"},
+     "data": {"split", "sessions", "turns", "flags"}, "pictures": {"due", "there", "made_by", "seeds", "more"},
      "judge": {...}, "training_judge", "same_judge_as_training", "hashes": {"rewards", "prompts", "scores", "words"},
      "denominators": {score: {status: count}}, "warnings": [text], "tables": [table]}
 Shares are in [0, 1]. Tables and cells: measures.py. Hashes are hexadecimal; `words` is over ids and instructions, `scores` over
@@ -16,10 +16,11 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from editr2_jax.data.quality_flags import Flag, QualityFlag
 from editr2_jax.evaluation import statistics
 from editr2_jax.evaluation import tables as score_tables
 from editr2_jax.evaluation.benchmarks import edival, judges, measures, mice_bench, scoring
@@ -44,6 +45,7 @@ class Circumstances:
     rewards: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the config's section that scored; empty where it is not known
     rewards_hash: str = ""
     train: Sequence[str] | None = None  # types of the first turns of the training sessions
+    flags: Mapping[str, int] = dataclasses.field(default_factory=dict)  # quality flag -> turns (or dialogues) that carry it
     warnings: Sequence[str] = ()
     level: float = statistics.LEVEL
     draws: int = statistics.DRAWS
@@ -63,7 +65,7 @@ def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str
     judge = judges.identity(about.rewards) if about.rewards else None
     training = about.meta.training_judge
     warned = [judges.warning(judge, training)] if judge else []
-    warned += _missing(records) + [*about.warnings]
+    warned += _missing(records) + _leaked(about.flags) + [*about.warnings]
     return score_tables.plain(
         {
             "schema": SCHEMA,
@@ -74,7 +76,7 @@ def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str
             "date": about.date,
             "pass": "single" if board.single else "multi",
             "level": about.level,
-            "data": {"split": about.split, "sessions": len(board.sessions), "turns": int(board.played.sum())},
+            "data": {"split": about.split, "sessions": len(board.sessions), "turns": int(board.played.sum()), "flags": about.flags},
             "pictures": {
                 "due": len(records),
                 "there": len(records) - scoring.undrawn(records),
@@ -113,6 +115,18 @@ def _missing(records: Sequence[Mapping[str, Any]]) -> list[str]:
     lost = scoring.undrawn(records)
     told = f"{lost} of {len(records)} turns have no picture, or come after one that has none: every mean is over the others alone."
     return [told] if lost else []
+
+
+def _leaked(flags: Mapping[str, int]) -> list[str]:
+    """A warning about turns that can be asked about, though they mean nothing; those of an empty text are invalid_annotation."""
+    count = flags.get(Flag.LEAKED_GENERATOR_TEXT, 0)
+    return [f"{count} turns name an object by words of the data's generator; they are scored as they stand."] if count else []
+
+
+def count_flags(flags: Mapping[str, Sequence[QualityFlag]], sessions: Set[str]) -> dict[str, int]:
+    """How often each quality flag occurs in these sessions."""
+    found = collections.Counter(str(flag.name) for session, carried in flags.items() if session in sessions for flag in carried)
+    return dict(sorted(found.items()))
 
 
 def score_lines(records: Sequence[Mapping[str, Any]]) -> str:

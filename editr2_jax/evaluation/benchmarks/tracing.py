@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from editr2_jax.records import Episode, Status, Verdict
-from editr2_jax.rewards import base, suite
+from editr2_jax.records import Episode, Verdict
+from editr2_jax.rewards import suite
 from editr2_jax.rewards.base import QuestionAnswerer, Reward, SoftAnswerer
 from editr2_jax.rewards.questions import PROMPT_VERSION, Question
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.services import answer_cache
 
-Request = dict[str, Any]
-Invalid = Mapping[tuple[str, int], str]  # (session id, turn) -> why its annotation cannot be scored
-
 
 class Tracer:
     """Wraps the rewards and the answerer of one suite. Thread-safe: a reward asks in the thread that it is called in."""
 
-    def __init__(self, store: VerdictStore | None = None, *, invalid: Invalid | None = None):
-        """invalid: turns that IF is not asked about, since their annotation is known to be unfit."""
-        self._store, self._invalid, self._here = store, dict(invalid or {}), threading.local()
+    def __init__(self, store: VerdictStore | None = None):
+        self._store, self._here = store, threading.local()
         self.given = 0  # verdicts that rewards were asked for; others were in the store
         self._counting = threading.Lock()
 
@@ -45,12 +41,11 @@ class Tracer:
 
     def verdict(self, reward: Reward, episode: Episode) -> Verdict:
         """The reward's verdict with its key and its requests; what it raises becomes a status."""
-        why = self._invalid.get((episode.session.id, episode.turn)) if reward.name == "if" else None
         with self._counting:
             self.given += 1
         self._here.asked = []
         try:
-            found = suite.verdict_of(reward, episode) if why is None else base.missing(Status.INVALID_ANNOTATION, why)
+            found = suite.verdict_of(reward, episode)
             told = {"requests": self._here.asked} if self._here.asked else {}
         finally:
             self._here.asked = None

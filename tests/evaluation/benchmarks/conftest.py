@@ -51,3 +51,12 @@ def pictures(world, tmp_path):
     """Six dialogues; one loses its second edit."""
     draw(world, tmp_path / "pictures", wrong=[(1, 1)])
     return tmp_path / "pictures"
+
+
+@pytest.fixture
+def mice_bench():
+    """The public MICE-Bench metadata, where a developer has it beside the repository."""
+    for above in Path(__file__).parents:
+        if (above / "shared" / "mice_bench").is_dir():
+            return above / "shared" / "mice_bench"
+    pytest.skip("no MICE-Bench metadata here")

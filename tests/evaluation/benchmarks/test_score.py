@@ -276,6 +276,27 @@ def test_what_evaluate_scores_is_what_score_finds_in_its_pictures(small_checkpoi
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_once")
+def test_an_evaluation_tells_what_its_judge_was_asked_and_whether_it_trained_the_model(small_checkpoint, server, tmp_path):
+    outcome = evaluate(tmp_path / "run", small_checkpoint, *by(server, cache=tmp_path / "answers.sqlite"))
+    assert outcome.status == 0, outcome.err
+    judge = json.loads((tmp_path / "run/eval/0/summary.json").read_text())["judge"]
+    assert judge["judge/requests"] == judge["judge/cache_misses"] == len(server.questions()) > 0
+    assert f"judge: answer_seconds {judge['judge/answer_seconds']:g}" in outcome.out
+    assert "What the judge was asked" in (tmp_path / "run/report/index.html").read_text()
+    told = score(
+        tmp_path / "run/data",
+        tmp_path / "run/eval/0/pictures",
+        tmp_path / "out",
+        "--sessions=2",
+        f"--trained-by={tmp_path / 'run'}",
+        *by(server),
+    )
+    assert "**Warning**: the judge of this evaluation, 'judge', is the judge that the model was trained with" in told.out
+    assert leaderboard.read(tmp_path / "out")["same_judge_as_training"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiled_once")
 def test_a_single_pass_is_drawn_and_scored(small_checkpoint, tmp_path):
     outcome = evaluate(tmp_path / "run", small_checkpoint, "--pass=single", "--config.rollout.slots.instruction=160")
     assert outcome.status == 0, outcome.err
