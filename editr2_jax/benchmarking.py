@@ -43,6 +43,7 @@ def score(
     data: str,
     split: str = "test",
     sessions: int = 0,
+    turns: int = 0,
     size: str = "drawn",
     partial: bool = False,
     benchmark: str = "",
@@ -53,12 +54,13 @@ def score(
 ) -> dict[str, Any]:
     """Scores a folder of pictures and writes everything; returns leaderboard.json and, under "asked", what it had to ask.
 
-    sessions: the first of the split; 0 all. size: see scoring.Asked. partial: score what is there. date: YYYY-MM-DD, not looked up.
-    model, training_judge: a name, and an identity as judges.identity gives it, where meta.json does not tell.
+    sessions, turns: the first of the split, and of each dialogue; 0 all. size: see scoring.Asked. partial: score what is there. date:
+    YYYY-MM-DD, not looked up. model, training_judge: a name, and an identity as judges.identity gives it, where meta.json does not tell.
     Raises BadPictures for a folder with something wrong in it, TooManyErrors above rewards.max_error_share.
     """
     root = Path(pictures).expanduser().absolute()
-    told = {"format": FORMAT, "pictures": str(root), "data": data, "split": split, "sessions": sessions, "size": size, "partial": partial}
+    told = {"format": FORMAT, "pictures": str(root), "data": data, "split": split, "sessions": sessions, "turns": turns}
+    told |= {"size": size, "partial": partial}
     source, drawn, meta, warned = _folder(told, say)
     meta = dataclasses.replace(meta, model=model or meta.model, training_judge=training_judge or meta.training_judge)
     judging = resuming.judging(config)
@@ -143,6 +145,7 @@ def _folder(told: Mapping[str, Any], say: Say) -> tuple[session_source.SessionFo
     root = Path(told["pictures"])
     source = session_source.SessionFolder(told["data"], told["split"], drop_invalid=False)
     sessions = source.sessions[: told["sessions"] or None]
+    sessions = tuple(dataclasses.replace(session, turns=session.turns[: told["turns"] or None]) for session in sessions)
     meta = picture_folder.read_meta(root) if root.is_dir() else Meta()
     sizes = {session.id: source.size(session.image) for session in sessions} if told["size"] == "drawn" else None
     drawn, problems = picture_folder.look(root, sessions, sizes, others=source.sessions)
@@ -223,16 +226,19 @@ def _some(drawn: Sequence[Drawn], count: int, seed: int) -> list[Drawn]:
     return [drawn[i] for i in sorted(order)]
 
 
-def _train_types(data: str, say: Say) -> list[str] | None:
-    """Types of the first edits of the train split; None where there is none, or none that loads."""
+def _train_types(data: str, say: Say) -> dict[str, list[str]]:
+    """Subset -> types of the first edits of the train split; nothing where there is none, or none that loads."""
     if "train" not in session_source.splits(data):
-        return None
+        return {}
     try:
         train = session_source.SessionFolder(data, "train", drop_invalid=False, pictures=False)
     except ValueError as error:
         say(f"the train split is left out of the comparison of mixes: {str(error).splitlines()[0]}")
-        return None
-    return [session.turns[0].task_type for session in train.sessions]
+        return {}
+    found: dict[str, list[str]] = {}
+    for session in train.sessions:
+        found.setdefault(session.subset, []).append(session.turns[0].task_type)
+    return found
 
 
 def _write(directory: Path, board: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:

@@ -22,6 +22,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--data", required=True, metavar="FOLDER", help="the session folder that they were drawn for")
     parser.add_argument("--split", default="test", help="its split (default: test)")
+    parser.add_argument("--turns", type=int, default=0, metavar="T", help="the first T turns of every session (default: all)")
     parser.add_argument("--sessions", type=int, default=0, metavar="N", help="the first N sessions of the split (default: all)")
     parser.add_argument(
         "--size", default="drawn", help="drawn: sources are cut to the pictures' size; source: pictures are stretched to the sources'"
@@ -41,21 +42,23 @@ def main(argv: list[str]) -> int:
     from editr2_jax.evaluation.benchmarks import rendering
 
     workdir = common.claim_workdir(args.workdir, config, may_change=experiment.RESUMABLE)
-    board = benchmarking.score(
-        config,
-        workdir,
-        pictures=args.pictures,
-        data=args.data,
-        split=args.split,
-        sessions=args.sessions,
-        size=args.size,
-        partial=args.partial,
-        benchmark=args.benchmark,
-        date=args.date,
-        model=args.model,
-        training_judge=experiment.trained_by(Path(args.trained_by).expanduser()) if args.trained_by else None,
-        say=lambda text: print(text, flush=True),
-    )
+    with common.workdirs.exclusive(workdir):
+        board = benchmarking.score(
+            config,
+            workdir,
+            pictures=args.pictures,
+            data=args.data,
+            split=args.split,
+            sessions=args.sessions,
+            turns=args.turns,
+            size=args.size,
+            partial=args.partial,
+            benchmark=args.benchmark,
+            date=args.date,
+            model=args.model,
+            training_judge=experiment.trained_by(Path(args.trained_by).expanduser()) if args.trained_by else None,
+            say=lambda text: print(text, flush=True),
+        )
     print(rendering.markdown(board))
     print("asked: " + (", ".join(f"{name} {count:g}" for name, count in sorted(board["asked"].items())) or "nothing"))
     print(workdir / "index.html")

@@ -26,6 +26,7 @@ CC_DATASET = Column(
     name="cc_dataset", label="CC by data set", about="mean of mean object and mean background part", parts=("object", "background"),
     combine=average, due="cc", kept=True,
 )  # fmt: skip
+CC = Column(name="cc", label="CC of the reward", about="as in training, whatever the background may do", parts=("cc",), due="cc")
 CC_IMAGE = Column(
     name="cc_image", label="CC by image", about="mean over pictures of the mean of their parts", parts=("cc_image",), due="cc", kept=True
 )
@@ -46,7 +47,7 @@ OVERALL_IMAGE = Column(
 def tables(board: Board, cells: Measure) -> list[Table]:
     """Per turn, and IF per task type."""
     turns = [(f"T{turn + 1}", Selection(turn=turn)) for turn in range(board.turns)]
-    columns = [SUCCESS, MARGINAL, *([ASKED] if board.single else []), CC_DATASET, CC_IMAGE, OVERALL, OVERALL_IMAGE, OBJECT, BACKGROUND]
+    columns = [SUCCESS, MARGINAL, *([ASKED] if board.single else []), CC_DATASET, CC_IMAGE, OVERALL, OVERALL_IMAGE, OBJECT, BACKGROUND, CC]
     columns = [column for column in columns if measures.has(board, column) and ("cc" in board.scores or column.due != "cc")]
     columns = [column for column in columns if "cc" in board.scores or "overall" not in column.name]
     how = "each prefix drawn from the source at once (single pass)" if board.single else "turn by turn (multi pass)"

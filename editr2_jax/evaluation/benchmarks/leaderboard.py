@@ -44,7 +44,7 @@ class Circumstances:
     meta: Meta = Meta()
     rewards: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the config's section that scored; empty where it is not known
     rewards_hash: str = ""
-    train: Sequence[str] | None = None  # types of the first turns of the training sessions
+    train: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)  # subset -> first types of its training sessions
     flags: Mapping[str, int] = dataclasses.field(default_factory=dict)  # quality flag -> turns (or dialogues) that carry it
     warnings: Sequence[str] = ()
     level: float = statistics.LEVEL
@@ -60,7 +60,7 @@ def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str
     module = BENCHMARKS[_benchmark(board, about.benchmark)]
     options = {"level": about.level, "draws": about.draws, "seed": about.seed}
     tables = module.tables(board, measures.measure(board, **options))
-    tables += [mice_bench.shift(board, about.train, **options)] if module is mice_bench else []
+    tables += mice_bench.shifts(board, about.train, **options) if module is mice_bench else []
     tables.append(measures.statuses(board))
     judge = judges.identity(about.rewards) if about.rewards else None
     training = about.meta.training_judge

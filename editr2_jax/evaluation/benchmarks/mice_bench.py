@@ -8,7 +8,7 @@ Source: Edit-R2 (arXiv 2606.05950); the rule's own score is read off the judge's
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,13 +66,18 @@ def tables(board: Board, cells: Measure) -> list[Table]:
     return found
 
 
-def shift(board: Board, train: Sequence[str] | None, **options: Any) -> Table:
+def shifts(board: Board, train: Mapping[str, Sequence[str]], **options: Any) -> list[Table]:
+    """The mix of first edits of every subset; train: subset -> types of the first turns of its training sessions."""
+    return [shift(board, subset, train.get(subset), **options) for subset in _subsets(board)]
+
+
+def shift(board: Board, subset: str, train: Sequence[str] | None, **options: Any) -> Table:
     """The first edit's type, here and in the training split, and IF of the first turn at the training split's mix.
 
     train: types of the first turns of the training sessions; None where they are not at hand. A type that was not tested is left out of the
     mix, and the others' shares are raised.
     """
-    mine = collections.Counter(board.task_types[:, 0].tolist())
+    mine = collections.Counter(board.task_types[board.subsets == subset, 0].tolist())
     theirs = collections.Counter(train or ())
     names = [name for name in TASK_TYPES if mine[name] or theirs[name]] + sorted((mine.keys() | theirs.keys()) - set(TASK_TYPES))
     cells = measures.measure(board, **options)
@@ -80,21 +85,21 @@ def shift(board: Board, train: Sequence[str] | None, **options: Any) -> Table:
     for name in names:
         told = {"test": _mix(mine, name)} | ({"train": _mix(theirs, name)} if train else {})
         if "if" in board.scores:
-            told["if"] = cells(IF, Selection(turn=0, task_types=(name,)))
+            told["if"] = cells(IF, Selection(subset=subset, turn=0, task_types=(name,)))
         rows.append({"name": name, "cells": told})
     if "if" in board.scores:
-        rows.append({"name": "as tested", "cells": {"if": cells(IF, Selection(turn=0))}})
+        rows.append({"name": "as tested", "cells": {"if": cells(IF, Selection(subset=subset, turn=0))}})
         if train:
-            rows.append({"name": "at the train split's mix", "cells": {"if": _reweighted(board, theirs, **options)}})
+            rows.append({"name": "at the train split's mix", "cells": {"if": _reweighted(board, subset, theirs, **options)}})
     columns = [("train", "train")] * bool(train) + [("test", "test")] + [("if", "IF T1")] * ("if" in board.scores)
     if train:
         far = sum(abs(mine[name] / mine.total() - theirs[name] / theirs.total()) for name in names) / 2
         note = f"Total variation distance between the two mixes: {far:.3f}."
     else:
-        note = "There is no train split beside this one to compare with."
+        note = "There are no such sessions in a train split beside this one to compare with."
     return {
-        "name": "shift",
-        "title": "Type of the first edit",
+        "name": f"shift_{subset}",
+        "title": f"Type of the first edit, {subset}",
         "key": "task type",
         "note": note,
         "columns": [{"name": name, "label": label, "about": ""} for name, label in columns],
@@ -102,9 +107,9 @@ def shift(board: Board, train: Sequence[str] | None, **options: Any) -> Table:
     }
 
 
-def _reweighted(board: Board, mix: collections.Counter[str], **options: Any) -> measures.Cell:
+def _reweighted(board: Board, subset: str, mix: collections.Counter[str], **options: Any) -> measures.Cell:
     """sum over types of share x mean IF of the first turns of that type."""
-    first = board.values["if"][:, 0]
+    first = np.where(board.subsets == subset, board.values["if"][:, 0], np.nan)
     names = [name for name in mix if (~np.isnan(first[board.task_types[:, 0] == name])).any()]
     weights = np.array([mix[name] for name in names], float)
 
@@ -114,12 +119,12 @@ def _reweighted(board: Board, mix: collections.Counter[str], **options: Any) -> 
         return np.where(total > 0, np.nansum(known * np.nan_to_num(means), axis=0) / np.maximum(total, 1e-12), np.nan)
 
     column = Column(name="if_reweighted", label="", about="", parts=("if",))
-    mask = Selection(turn=0).mask(board)
+    mask = Selection(subset=subset, turn=0).mask(board)
     if not names:
         return {"mean": None, "low": None, "high": None, "n": 0, "sessions": 0} | measures.denominators(board, column, mask)
     parts = [np.where(board.task_types[:, 0] == name, first, np.nan) for name in names]
     told = statistics.composite_interval(parts, combine, **options).json()
-    return told | measures.denominators(board, column, mask) | {"from": {"score": "if", "reach": "turn", "turn": 0}}
+    return told | measures.denominators(board, column, mask) | {"from": {"score": "if", "reach": "turn", "subset": subset, "turn": 0}}
 
 
 def _mix(counts: collections.Counter[str], name: str) -> measures.Cell:

@@ -80,21 +80,21 @@ def test_the_shift_of_the_first_edit_by_hand():
         [("background_change", 0.0), ("background_change", 1.0), ("background_change", 0.0), ("color_alter", 1.0)]
     )]  # fmt: skip
     board = measures.layout(records)
-    made = [mice.shift(board, ["color_alter"] * 3 + ["background_change"], draws=50)]
-    assert cell(made, "shift", "background_change", "test") == {"share": 0.75, "count": 3}
-    assert cell(made, "shift", "background_change", "train") == {"share": 0.25, "count": 1}
+    made = [mice.shift(board, "plain", ["color_alter"] * 3 + ["background_change"], draws=50)]
+    assert cell(made, "shift_plain", "background_change", "test") == {"share": 0.75, "count": 3}
+    assert cell(made, "shift_plain", "background_change", "train") == {"share": 0.25, "count": 1}
     assert "0.500" in made[0]["note"]
-    assert cell(made, "shift", "as tested", "if")["mean"] == 0.5
-    assert cell(made, "shift", "at the train split's mix", "if")["mean"] == pytest.approx(0.75 * 1.0 + 0.25 / 3)
-    alone = mice.shift(board, None, draws=50)
-    assert "no train split" in alone["note"] and [column["name"] for column in alone["columns"]] == ["test", "if"]
+    assert cell(made, "shift_plain", "as tested", "if")["mean"] == 0.5
+    assert cell(made, "shift_plain", "at the train split's mix", "if")["mean"] == pytest.approx(0.75 * 1.0 + 0.25 / 3)
+    alone = mice.shift(board, "plain", None, draws=50)
+    assert "no such sessions in a train split" in alone["note"] and [column["name"] for column in alone["columns"]] == ["test", "if"]
 
 
 def test_a_type_that_was_not_tested_leaves_the_mix():
     board = measures.layout([record("a", 0, task_type="color_alter", scores={"if": 1.0})])
-    made = [mice.shift(board, ["color_alter", "count_change"], draws=10)]
-    assert cell(made, "shift", "at the train split's mix", "if")["mean"] == 1.0
-    assert cell(made, "shift", "count_change", "test") == {"share": 0.0, "count": 0}
+    made = [mice.shift(board, "plain", ["color_alter", "count_change"], draws=10)]
+    assert cell(made, "shift_plain", "at the train split's mix", "if")["mean"] == 1.0
+    assert cell(made, "shift_plain", "count_change", "test") == {"share": 0.0, "count": 0}
 
 
 SCORES = st.sampled_from([0.0, 0.25, 1.0, None])
@@ -174,6 +174,6 @@ def test_the_published_test_set_s_denominators_and_shift(mice_bench):
     assert [cell(board, "turn", f"memory, T{t}", "if")["due"] for t in (1, 2, 3)] == [360] * 3
     kept = measures.layout(memory).kept.sum(axis=0)
     assert kept.tolist() == [232, 200, 168]
-    shift = [mice.shift(measures.layout(memory), train, draws=2)]
-    assert cell(shift, "shift", "background_change", "train")["share"] == pytest.approx(0.077, abs=5e-4)
-    assert cell(shift, "shift", "background_change", "test")["share"] == pytest.approx(0.356, abs=5e-4)
+    shift = [mice.shift(measures.layout(memory), "memory", train, draws=2)]
+    assert cell(shift, "shift_memory", "background_change", "train")["share"] == pytest.approx(0.077, abs=5e-4)
+    assert cell(shift, "shift_memory", "background_change", "test")["share"] == pytest.approx(0.356, abs=5e-4)

@@ -186,6 +186,13 @@ def test_a_single_pass_folder_asks_each_picture_for_all_it_should_show(world, pi
     assert "single pass" in (tmp_path / "out/tables.md").read_text()
 
 
+def test_some_turns_of_some_sessions(world, pictures, tmp_path):
+    for path in pictures.rglob("turn_2.png"):
+        path.unlink()
+    score(world, pictures, tmp_path / "out", "--turns=1", "--sessions=4")
+    assert leaderboard.read(tmp_path / "out")["data"]["turns"] == 4
+
+
 def test_pictures_of_another_size_are_scored_at_the_source_s(world, pictures, tmp_path):
     for path in pictures.rglob("*.png"):
         Image.open(path).resize((96, 60), Image.Resampling.LANCZOS).save(path)
