@@ -47,6 +47,8 @@ def make(runs: Sequence[Run], *, level: float = statistics.LEVEL, draws: int = s
     shared = [name for name in boards[0].scores if all(name in board.scores for board in boards)]
     first = dataclasses.replace(boards[0], scores=tuple(shared))
     told = module.tables(first, _paired(boards, level=level, draws=draws, seed=seed))
+    if len({board.single for board in boards}) > 1:
+        told = [{**table, "note": ""} for table in told]  # notes tell how the first was drawn
     dialogues = {session for session, _ in common}
     about = [
         {

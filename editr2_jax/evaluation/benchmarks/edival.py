@@ -50,7 +50,7 @@ def tables(board: Board, cells: Measure) -> list[Table]:
     columns = [SUCCESS, MARGINAL, *([ASKED] if board.single else []), CC_DATASET, CC_IMAGE, OVERALL, OVERALL_IMAGE, OBJECT, BACKGROUND, CC]
     columns = [column for column in columns if measures.has(board, column) and ("cc" in board.scores or column.due != "cc")]
     columns = [column for column in columns if "cc" in board.scores or "overall" not in column.name]
-    how = "each prefix drawn from the source at once (single pass)" if board.single else "turn by turn (multi pass)"
+    how = "each prefix from the source at once (single pass)" if board.single else "turn by turn (multi pass)"
     names = [name for name in TASK_TYPES if name in set(board.task_types[board.played].tolist())]
     types = [(name, Selection(task_types=(name,))) for name in names]
     type_turns = [(f"{name}, T{turn + 1}", Selection(turn=turn, task_types=(name,))) for name in names for turn in range(board.turns)]
