@@ -24,7 +24,7 @@ import numpy as np
 from editr2_jax.evaluation import statistics
 from editr2_jax.evaluation.benchmarks import tracing
 from editr2_jax.rewards import questions
-from editr2_jax.rewards.base import QuestionAnswerer, Reward
+from editr2_jax.rewards.base import QuestionAnswerer, Reward, SoftAnswerer
 from editr2_jax.rewards.questions import JudgeFormatError, Question
 
 FIRST_VOTE = 1000  # numbers of new votes start here, far from those of any scoring
@@ -52,7 +52,7 @@ class Collector:
 
     def answerer(self, answerer: QuestionAnswerer) -> QuestionAnswerer:
         self.inner = answerer
-        return _Overheard(self, answerer)
+        return (_Soft if isinstance(answerer, SoftAnswerer) else _Overheard)(self, answerer)
 
     def reward(self, reward: Reward) -> Reward:
         return reward
@@ -71,6 +71,11 @@ class _Overheard:
         answer = self._inner.ask(pictures, question)
         self._collector.note(pictures, question, answer)
         return answer
+
+
+class _Soft(_Overheard):
+    def yes_probability(self, pictures: Pictures, question: Question) -> float:
+        return self._inner.yes_probability(pictures, question)  # no word that another could be like
 
 
 def probe(

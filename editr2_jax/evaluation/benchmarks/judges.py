@@ -20,12 +20,12 @@ _FIELDS = {  # a filled-in form of each question, so that wordings can be compar
 
 def identity(rewards: Mapping[str, Any]) -> dict[str, Any]:
     """The judge of a config's section `rewards`: what its answers depend on, and where it stands."""
-    told = {"answerer": rewards["answerer"], "detector": rewards["detector"], "features": rewards["features"]}
-    if rewards["answerer"] != "vlm":
+    told = {name: rewards[name] for name in ("answerer", "detector", "features") if name in rewards}  # an older run's may lack some
+    if told.get("answerer") != "vlm":
         return told
     vlm = rewards["vlm"]
     deciding = ("model", "temperature", "votes", "language", "soft", "max_tokens", "long_side", "json_schema", "choices")
-    return told | {name: vlm[name] for name in deciding if name in vlm} | {"urls": list(vlm["urls"])}
+    return told | {name: vlm[name] for name in deciding if name in vlm} | {"urls": list(vlm.get("urls", ()))}
 
 
 def prompts(rewards: Mapping[str, Any]) -> dict[str, str]:

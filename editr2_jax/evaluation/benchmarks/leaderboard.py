@@ -31,8 +31,6 @@ SCHEMA, VERSION = "editr2_jax.leaderboard", 1
 FILE = "leaderboard.json"
 BENCHMARKS = {module.NAME: module for module in (mice_bench, edival)}
 
-Board = Mapping[str, Any]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Circumstances:

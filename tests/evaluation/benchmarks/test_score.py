@@ -4,12 +4,14 @@ import csv
 import json
 import re
 import shutil
+import sqlite3
+import time
 
 import numpy as np
 import pytest
 from judge_server import PATIENT
 from PIL import Image
-from small_checkpoint import CONFIG, call
+from small_checkpoint import CONFIG, call, start
 
 from editr2_jax.evaluation import tables
 from editr2_jax.evaluation.benchmarks import leaderboard, page, rendering, trace
@@ -88,6 +90,34 @@ def test_a_scoring_that_was_cut_short_asks_for_the_rest_alone(world, pictures, s
     assert made(out)["scores.jsonl"] == made(whole)["scores.jsonl"]
     assert 0 < len(server.questions()) - before and answered > 0
     assert asked(out)[0]["judge/requests"] < asked(whole)[0]["judge/requests"]
+
+
+@pytest.mark.slow
+def test_a_scoring_that_was_killed_asks_nothing_again_that_was_answered(world, pictures, server, tmp_path):
+    """By kill -9 and the judge's own books: what the answer cache holds at the kill is never asked for again."""
+    out = tmp_path / "out"
+    judge = [f"--pictures={pictures}", f"--data={world}", f"--workdir={out}", *by(server)]
+    server.control(delay_s=0.3)
+    process = start("score", *judge)
+    for _ in range(600):
+        if len(server.questions()) >= 5 or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.kill()
+    told = process.communicate()[0]
+    assert len(server.questions()) >= 5 and not (out / "leaderboard.json").exists(), told
+    with sqlite3.connect(out / "answers.sqlite") as base:
+        answered = {key for (key,) in base.execute("SELECT key FROM answers")}
+    before = len(server.questions())
+    assert answered
+    server.control(delay_s=0.0)
+    outcome = call("score", *judge)
+    assert outcome.status == 0, outcome.err
+    again = {line["key"] for line in server.questions()[before:]}
+    assert again and not again & answered
+    whole = tmp_path / "whole"
+    score(world, pictures, whole, *by(server))
+    assert made(whole) == made(out)
 
 
 def test_a_folder_with_something_wrong_is_refused_and_may_be_scored_in_part(world, pictures, tmp_path):
