@@ -47,6 +47,8 @@ setup(
         "plan": ["jax[tpu]"],  # libtpu compiles for chips that are not there
         "cuda": ["jax[cuda13]"],
         "parity": ["torch>=2.13.0", "peft>=0.21.2", "safetensors>=0.8.0"],  # only to run the PyTorch code beside ours
+        # Grounding DINO and DINOv3 by their PyTorch models; transformers' own server of a vision-language model
+        "judges": ["torch>=2.13.0", "torchvision>=0.28.0", "transformers[serving]>=5.24.0"],
         "gs": ["gcsfs>=2026.10.1"],  # gs:// addresses of checkpoints and session folders
         "photos": ["scikit-image>=0.26.0"],  # carries a few real photographs
         "notebooks": ["ipykernel>=7.4.0", "matplotlib>=3.11.2"],

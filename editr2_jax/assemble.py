@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ from editr2_jax.objectives.joint_objective import ObjectiveConfig
 from editr2_jax.policies.context import Slots
 from editr2_jax.policies.dialogue import PolicyConfig
 from editr2_jax.policies.image_policy import FlowConfig
-from editr2_jax.porting import bagel_weights, byte_ranges
+from editr2_jax.porting import bagel_weights, byte_ranges, dinov3_weights
 from editr2_jax.porting import export as porting_export
 from editr2_jax.rewards.base import Features, QuestionAnswerer, Reward
 from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
@@ -55,8 +56,12 @@ from editr2_jax.runtime import keys, places
 from editr2_jax.runtime import mesh as meshes
 from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import Layouts, MeshConfig
+from editr2_jax.services import dinov3_pictures
 from editr2_jax.services.answer_cache import AnswerCache
+from editr2_jax.services.dinov3 import JaxDinoV3
 from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
+from editr2_jax.services.grounding_dino import GroundingDino
+from editr2_jax.services.torch_dinov3 import TorchDinoV3
 from editr2_jax.services.vlm_judge import VlmAnswerer, VlmConfig
 from editr2_jax.tabletop import perception, world
 from editr2_jax.tabletop.perception_answers import TabletopAnswerer
@@ -348,8 +353,17 @@ def suite(
     """
     rewards = config.rewards
     eyes = perception.Eyes()
-    detectors = {"tabletop": lambda: perception.TabletopDetector(eyes), "none": lambda: None}
-    features = {"tabletop": perception.TabletopFeatures, "vit": lambda: VitFeatures(whole())}
+    detectors = {
+        "tabletop": lambda: perception.TabletopDetector(eyes),
+        "grounding_dino": lambda: grounding_dino(rewards.grounding_dino),
+        "none": lambda: None,
+    }
+    features = {
+        "tabletop": perception.TabletopFeatures,
+        "vit": lambda: VitFeatures(whole()),
+        "dinov3": lambda: dinov3(rewards.dinov3),
+        "dinov3_torch": lambda: dinov3_torch(rewards.dinov3),
+    }
     services: dict[str, VlmAnswerer] = {}
 
     def one_vlm() -> VlmAnswerer:
@@ -388,6 +402,42 @@ def vlm_answerer(section) -> VlmAnswerer:
     model, endpoints = part(VlmConfig), Endpoints(part(EndpointsConfig))
     cache = AnswerCache(section.cache, mode=section.cache_mode) if section.cache else None
     return VlmAnswerer(model, endpoints, cache=cache)
+
+
+def grounding_dino(section) -> GroundingDino:
+    """Grounding DINO in PyTorch, from the section rewards.grounding_dino."""
+    folder = _existing("rewards.grounding_dino.folder", section.folder, "Grounding DINO")
+    return _loaded(GroundingDino, folder, device=section.device, threshold=section.threshold)
+
+
+def dinov3(section) -> JaxDinoV3:
+    """DINOv3 in JAX, from the section rewards.dinov3."""
+    return _loaded(_jax_dinov3, _existing("rewards.dinov3.folder", section.folder, "DINOv3"), size=section.size or None)
+
+
+def dinov3_torch(section) -> TorchDinoV3:
+    """DINOv3 in PyTorch, from the section rewards.dinov3."""
+    folder = _existing("rewards.dinov3.folder", section.folder, "DINOv3")
+    return _loaded(TorchDinoV3, folder, device=section.device, size=section.size or None)
+
+
+@functools.lru_cache(maxsize=2)  # a detector and an extractor: training and each of its evaluations make a suite, and read them once
+def _loaded(make: Callable[..., T], folder: Path | epath.Path, **how: Any) -> T:
+    return make(folder, **how)
+
+
+def _jax_dinov3(folder: Path | epath.Path, *, size: int | None) -> JaxDinoV3:
+    return JaxDinoV3(dinov3_weights.load_folder(folder), dinov3_pictures.read_rule(folder).at(size))
+
+
+def _existing(key: str, name: str, what: str) -> Path | epath.Path:
+    """A folder that holds a checkpoint of Hugging Face."""
+    if not name:
+        raise ValueError(f"{key} is empty; give the folder of a {what} checkpoint as Hugging Face publishes it (config.json, safetensors).")
+    folder = places.place(name)
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{key}: {name} holds no config.json; give the folder of a {what} checkpoint as Hugging Face publishes it.")
+    return folder
 
 
 def _needed(detector, reward: str):

@@ -42,6 +42,7 @@ RESUMABLE = (  # what may be changed between two starts of a run
     *("profile.steps", "profile.phases", "profile.python", "profile.everyone", "profile.peak_tflops"),
     *("compile_cache.folder", "compile_cache.shared", "compile_cache.min_seconds"),
     *JUDGE_ADDRESS,
+    *("rewards.grounding_dino.device", "rewards.dinov3.device"),
 )
 
 
@@ -117,11 +118,14 @@ def _deciding(config) -> dict[str, Any]:
 
 
 def judging(config) -> dict[str, Any]:
-    """What verdicts depend on: the rewards' section, without the model that is not asked."""
-    judging = _deciding(config)["rewards"]
-    if config.rewards.answerer != "vlm":
-        del judging["vlm"]
-    return judging
+    """What verdicts depend on: the rewards' section, without the models that are not asked."""
+    section, rewards = _deciding(config)["rewards"], config.rewards
+    asked = {
+        "vlm": rewards.answerer == "vlm",
+        "grounding_dino": rewards.detector == "grounding_dino",
+        "dinov3": rewards.features in ("dinov3", "dinov3_torch"),
+    }
+    return {name: value for name, value in section.items() if asked.get(name, True)}
 
 
 def plain(section) -> dict[str, Any]:
