@@ -128,7 +128,8 @@ def category(question: Question, answer: str) -> str:
             return "success" if found.first_failed_turn == 0 else "failure"
         return "yes" if questions.yes_or_no(answer) else "no"
     except JudgeFormatError:
-        return UNREADABLE
+        known = question.kind in (*questions.YES_NO, "prefix", "read_text")
+        return UNREADABLE if known else " ".join(answer.lower().split())  # a question of a kind that others read: alike to the word
 
 
 def summarise(lines: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:

@@ -20,7 +20,9 @@ _FIELDS = {  # a filled-in form of each question, so that wordings can be compar
 
 def identity(rewards: Mapping[str, Any]) -> dict[str, Any]:
     """The judge of a config's section `rewards`: what its answers depend on, and where it stands."""
-    told = {name: rewards[name] for name in ("answerer", "detector", "features") if name in rewards}  # an older run's may lack some
+    told = {
+        name: rewards[name] for name in ("answerer", "detector", "features", "arithmetic") if name in rewards
+    }  # an older run's may lack some
     if told.get("answerer") != "vlm":
         return told
     vlm = rewards["vlm"]
