@@ -11,7 +11,7 @@ import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ from editr2_jax.policies.dialogue import PolicyConfig
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import bagel_weights, byte_ranges, dinov3_weights
 from editr2_jax.porting import export as porting_export
-from editr2_jax.rewards.base import FeatureExtractor, Features, Reward, TokenExtractor
+from editr2_jax.rewards.base import FeatureExtractor, Features, QuestionAnswerer, Reward, TokenExtractor
 from editr2_jax.rewards.compat.consistency import EditR2Consistency, EdivalConsistency
 from editr2_jax.rewards.compat.edit_r2_if import EDIT_R2
 from editr2_jax.rewards.compat.edival_if import EDIVAL
@@ -342,10 +342,25 @@ class VitFeatures:
         return Features(cls=patches.mean(axis=(1, 2)), patches=patches)
 
 
-def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), store: VerdictStore | None = None) -> Suite:
+class Watch(Protocol):
+    """What stands between rewards and those that they ask, and sees both."""
+
+    def answerer(self, answerer: QuestionAnswerer) -> QuestionAnswerer: ...
+
+    def reward(self, reward: Reward) -> Reward: ...
+
+
+def suite(
+    config,
+    whole: Callable[[], Bagel],
+    *,
+    more: Sequence[Reward] = (),
+    store: VerdictStore | None = None,
+    watch: Watch | None = None,
+) -> Suite:
     """The rewards in use over the services that stand behind them; `whole` gives the model for its own ViT features.
 
-    `more`: rewards of one's own beside them; what one counts stands in rewards.weights, as for theirs.
+    `more`: rewards of one's own beside them; what one counts stands in rewards.weights, as for theirs. `watch` overhears.
     """
     rewards = config.rewards
     eyes = perception.Eyes()
@@ -368,7 +383,12 @@ def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), st
             services["judge"] = vlm_answerer(rewards.vlm)
         return services["judge"]
 
-    answerer = lambda: _choose("rewards.answerer", rewards.answerer, {"tabletop": lambda: TabletopAnswerer(eyes), "vlm": one_vlm})()  # noqa: E731
+    answerers = {"tabletop": lambda: TabletopAnswerer(eyes), "vlm": one_vlm}
+
+    def answerer() -> QuestionAnswerer:
+        made = _choose("rewards.answerer", rewards.answerer, answerers)()
+        return made if watch is None else watch.answerer(made)
+
     asked = {name: rewards.vlm[name] for name in ("language", "votes")} if rewards.answerer == "vlm" else {}
     edits = InstructionFollowingConfig(**asked, soft=rewards.answerer == "vlm" and rewards.vlm.soft)
     detector = _choose("rewards.detector", rewards.detector, detectors)()
@@ -382,6 +402,7 @@ def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), st
     }
     makers |= _published(config, detector, eye, answerer, votes)
     used = [*(_choose("rewards.use", name, makers)() for name in rewards.use), *more]
+    used = used if watch is None else [watch.reward(reward) for reward in used]
     names = [reward.name for reward in used]
     weights = {name: weight for name, weight in rewards.weights.items() if name in names}
     limits = {"workers": rewards.workers, "max_error_share": rewards.max_error_share}

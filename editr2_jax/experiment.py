@@ -27,6 +27,7 @@ from editr2_jax.doctor.known_pairs import Pair
 from editr2_jax.doctor.settings import DoctorConfig
 from editr2_jax.doctor.subject import Subject
 from editr2_jax.evaluation import pictures, report, runner, tables
+from editr2_jax.evaluation.benchmarks import judges, picture_folder
 from editr2_jax.evaluation.runner import EvaluationConfig
 from editr2_jax.models.bagel import pixels
 from editr2_jax.models.bagel.bagel import Bagel
@@ -372,7 +373,9 @@ class _Evaluations:
         *,
         hosts: Hosts | None = None,
         keeper: Keeper | None = None,
+        keep: runner.Keep = lambda *_: None,
     ):
+        self._keep = keep
         self._config, self._directory, self._model, self._say = config, directory, model, say
         self._settings = assemble.settings(EvaluationConfig, config.evaluate)
         self._player, self._hosts, self._keeper = player, hosts, keeper
@@ -401,27 +404,86 @@ class _Evaluations:
                 seed=self._config.seed,
                 config=self._settings,
                 hosts=hosts,
+                keep=self._keep,
                 progress=lambda done: self._say(f"evaluate step {int(state.step)}: {done} of {len(self._source)} held-out sessions"),
             )
-        summary = runner.write(folder, outcome) if hosts is None or hosts.first else tables.summarise(outcome.records)
+            judge = suite.counted()
+        summary = runner.write(folder, outcome, judge=judge) if hosts is None or hosts.first else tables.summarise(outcome.records)
         if self._keeper is not None and summary["reward"].get("mean") is not None:
             self._keeper.tell_best(int(state.step), summary["reward"]["mean"])
         self._say(f"held-out reward at step {int(state.step)}: {tables.cell_text(summary['reward'])}")
         return summary
 
 
-def evaluate(config, directory: Path, *, checkpoints_of: Path | None, say: Say) -> dict[str, Any] | None:
-    """Plays the held-out split with the last checkpoint of a run (or the untrained model) and writes eval/STEP."""
+def evaluate(
+    config, directory: Path, *, checkpoints_of: Path | None, say: Say, drawn_in: str = "multi", score: bool = True
+) -> dict[str, Any] | None:
+    """Plays the held-out split with the last checkpoint of a run (or the untrained model); writes eval/STEP, and its pictures.
+
+    eval/STEP/pictures is a folder as benchmarking.score reads it. drawn_in: "single" draws every prefix of a session from its source at
+    once. score: False draws only, which is all that a single pass does. Returns the summary; None where nothing was scored now.
+    """
     model = assemble.model(config)
     data = assemble.data_folder(config, directory, say=say)
     if checkpoints_of is None:
         state = fresh_state(config, model)
     else:
         state = last_state(config, model, checkpoints_of)
-    player = assemble.player(config, model.network)
-    summary = _Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say)(state)
-    report.write(directory)
+    player = assemble.player(config, model.network).quiet(turns=config.evaluate.turns)
+    folder = directory / "eval" / str(int(state.step)) / "pictures"
+    summary = None
+    if drawn_in == "multi" and score:
+        keep = lambda drawn, outputs, intents: picture_folder.save(folder, drawn.session, outputs, intents)  # noqa: E731
+        summary = _Evaluations(config, directory, model, player, data, say, keep=keep)(state)
+        report.write(directory)
+    else:
+        _draw(config, model, player, state, data, folder, say, single=drawn_in == "single")
+    if not (folder / picture_folder.META).exists() and any(folder.glob("*")):
+        picture_folder.save_meta(folder, _drawn_by(config, checkpoints_of, state, drawn_in))
     return summary
+
+
+def _draw(config, model: Model, player: Player, state: TrainState, data: Path, folder: Path, say: Say, *, single: bool) -> None:
+    """Pictures alone, into a folder that is not complete yet."""
+    if (folder / picture_folder.META).exists():
+        return
+    source = assemble.First(session_source.SessionFolder(data, "test"), config.evaluate.sessions)
+    source = pipeline.Prefixes(source) if single else source
+    collect.refuse_long([source[i][0] for i in range(len(source))], player.config, model.tokenizer)
+
+    def keep(drawn: Sample, outputs: np.ndarray, intents: Sequence[str | None]) -> None:
+        session, first = source.whole(drawn.session) if single else (drawn.session, 0)
+        picture_folder.save(folder, session, outputs, () if single else intents, first=first)
+
+    runner.draw(
+        player,
+        model.to_play(state.shown),
+        pipeline.once(source, batch_size=min(config.evaluate.rows, len(source)), buckets=assemble.buckets(model.config)),
+        tokenizer=model.tokenizer,
+        seed=config.seed,
+        keep=keep,
+        progress=lambda done: say(f"draw step {int(state.step)}: {done} of {len(source)} {'prefixes' if single else 'sessions'}"),
+    )
+
+
+def _drawn_by(config, run: Path | None, state: TrainState, drawn_in: str) -> picture_folder.Meta:
+    """What a folder of pictures says about us."""
+    name = Path(config.model.checkpoint).name
+    more = {"step": int(state.step), "config": workdir.fingerprint(resuming.plain(config)), "sessions": config.evaluate.sessions}
+    return picture_folder.Meta(
+        drawn_in=drawn_in,
+        model=name if run is None else f"{name}, {int(state.step)} steps of {run.name}",
+        made_by="editr2_jax evaluate",
+        seeds={"noise": config.seed},
+        training_judge=None if run is None else trained_by(run),
+        more=more,
+    )
+
+
+def trained_by(run: Path) -> dict[str, Any] | None:
+    """The judge that a run was trained with; None where its config does not say."""
+    path = run / "config.json"
+    return judges.identity(workdir.read_json(path)["rewards"]) if path.is_file() else None
 
 
 # By hand -------------------------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Keeper:
         self._layout = model.layouts and model.layouts.rollout
         self._digest: tuple[int, str] = (-1, "")  # of the weights that play a step
         with contextlib.ExitStack() as opened:
-            rewards = workdir.fingerprint(_judging(config))
+            rewards = workdir.fingerprint(judging(config))
             self.checkpoints = opened.enter_context(Checkpoints(directory / "checkpoints", keep=config.loop.keep))
             self.verdicts = opened.enter_context(
                 VerdictStore(directory / "verdicts", fingerprint=rewards, process=hosts.index, processes=hosts.count)
@@ -107,28 +107,29 @@ class Keeper:
 
 def _deciding(config) -> dict[str, Any]:
     """The config without what may be changed between two starts."""
-    plain = _plain(config)
+    deciding = plain(config)
     for name in RESUMABLE:
         *groups, last = name.split(".")
-        section = plain
+        section = deciding
         for group in groups:
             section = section[group]
         section.pop(last, None)
-    return plain
+    return deciding
 
 
-def _judging(config) -> dict[str, Any]:
+def judging(config) -> dict[str, Any]:
     """What verdicts depend on: the rewards' section, without the models that are not asked."""
-    judging, rewards = _deciding(config)["rewards"], config.rewards
+    section, rewards = _deciding(config)["rewards"], config.rewards
     asked = {
         "vlm": rewards.answerer == "vlm",
         "grounding_dino": rewards.detector == "grounding_dino",
         "dinov3": rewards.features in ("dinov3", "dinov3_torch"),
     }
-    return {name: value for name, value in judging.items() if asked.get(name, True)}
+    return {name: value for name, value in section.items() if asked.get(name, True)}
 
 
-def _plain(section) -> dict[str, Any]:
+def plain(section) -> dict[str, Any]:
+    """A section of a config as JSON values."""
     return json.loads(json.dumps(section.to_dict(), default=list))
 
 

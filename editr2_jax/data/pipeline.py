@@ -50,6 +50,31 @@ class Remembered:
         return session, remember
 
 
+class Prefixes:
+    """Every prefix of every session as a session of one turn that asks for all of it at once: what a single pass draws."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._places = [(index, turn) for index in range(len(source)) for turn in range(len(source[index][0].turns))]
+        self._whole: dict[str, tuple[Session, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> tuple[Session, Callable[[str], np.ndarray]]:
+        whole, turn = self._places[index]
+        session, read = self._source[whole]
+        texts = [one.instruction.strip().rstrip(".") for one in session.turns[: turn + 1]]
+        asked = dataclasses.replace(session.turns[turn], instruction=". ".join(texts), target=None, intent=None)
+        prefix = dataclasses.replace(session, id=f"{session.id}#{turn + 1}", turns=(asked,))
+        self._whole[prefix.id] = session, turn
+        return prefix, read
+
+    def whole(self, prefix: Session) -> tuple[Session, int]:
+        """The session that a prefix was made of, and the turn that it reaches to."""
+        return self._whole[prefix.id]
+
+
 class Stream(Iterator[list[Sample]]):
     """Steps without end, made by `stream`. `step` is the number of the step that comes next, and all there is to resume from."""
 

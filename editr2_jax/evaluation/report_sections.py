@@ -77,7 +77,7 @@ def scores(evaluations: Sequence[Evaluation], comparison: Mapping[str, Any] | No
     note = f"Each cell: {how} {shown['level']:.0%} interval; n counts verdicts. Turns are counted from 0."
     note += " <i>So far</i>: over all turns of the dialogue up to this one."
     parts = "".join(f"<h3>{html.text(TITLES.get(name, name))}</h3>{_table(table)}" for name, table in shown["tables"].items())
-    return f'<p class="quiet">{note}</p>{parts}{_statuses(told)}'
+    return f'<p class="quiet">{note}</p>{parts}{_statuses(told)}{_judge(told)}'
 
 
 def _table(table: Mapping[str, Any]) -> str:
@@ -121,6 +121,19 @@ def _statuses(told: Sequence[Evaluation]) -> str:
     ]
     head = "<thead><tr><th>evaluation</th><th>score</th><th>verdict</th><th>count</th></tr></thead>"
     return f"<details><summary>Verdicts by status</summary><table>{head}<tbody>{''.join(rows)}</tbody></table></details>" if rows else ""
+
+
+def _judge(told: Sequence[Evaluation]) -> str:
+    """What the services behind the rewards were asked in each evaluation, where they count."""
+    counted = [evaluation for evaluation in told if evaluation.summary.get("judge")]
+    names = sorted({name for evaluation in counted for name in evaluation.summary["judge"]})
+    head = "".join(f"<th>{html.text(name.removeprefix('judge/').replace('_', ' '))}</th>" for name in names)
+    rows = ""
+    for evaluation in counted:
+        cells = "".join(f"<td>{evaluation.summary['judge'].get(name, 0):g}</td>" for name in names)
+        rows += f"<tr><th>step {evaluation.step}</th>{cells}</tr>"
+    table = f'<div class="scroll"><table><thead><tr><th>evaluation</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f"<details><summary>What the judge was asked</summary>{table}</details>" if rows else ""
 
 
 def curves(run: Run) -> str:

@@ -7,7 +7,7 @@ before and after training, play the same sessions from the same start and can be
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import keys, workdir
 from editr2_jax.runtime.hosts import Hosts
 
+Keep = Callable[[Sample, np.ndarray, Sequence[str | None]], None]  # (session, outputs uint8 [T, H, W, 3], intents) of one that was played
 _FILLER = 1 << 30  # beyond any session's number
 
 
@@ -59,10 +60,11 @@ def play(
     config: EvaluationConfig,
     progress: Callable[[int], None] = lambda done: None,
     hosts: Hosts | None = None,
+    keep: Keep = lambda *_: None,
 ) -> Outcome:
     """Plays and scores sessions, each once (`pipeline.once`); `progress` is told how many have been played.
 
-    On several hosts all records are the same on each; what is shown are sessions that lie with it.
+    On several hosts all records are the same on each; what is shown, and handed to `keep`, are sessions that lie with it.
     """
     records, shown, panel = [], [], Panel(suite, hosts)
     waiting: list[tuple[Rollout, list[Pending], int]] = []
@@ -74,7 +76,10 @@ def play(
         rollout = collect.play(player, weights, _apart(batch.samples), key=key, tokenizer=tokenizer, on_turn=on_turn)
         waiting.append((rollout, turns, batch.real))
         room = max(config.strips - len(shown), 0)
-        mine = np.flatnonzero(rollout.here[: batch.real])[:room]
+        mine = np.flatnonzero(rollout.here[: batch.real])
+        for i in mine:
+            keep(batch.samples[i], rollout.pictures[i], rollout.intents[i])
+        mine = mine[:room]
         shown += [(batch.samples[i], rollout.pictures[i], rollout.intents[i]) for i in mine]
         done += batch.real
         progress(done)
@@ -84,8 +89,31 @@ def play(
     return Outcome(records=records, shown=shown)
 
 
-def write(directory: Path, outcome: Outcome) -> dict[str, Any]:
-    """eval/STEP: scores.jsonl, strips.json with its pictures, and last summary.json, whose presence says that all is there."""
+def draw(
+    player: Player,
+    weights: Weights,
+    batches: Iterable[Batch],
+    *,
+    tokenizer,
+    seed: int,
+    keep: Keep,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Plays sessions as `play` does, bit for bit, and scores nothing."""
+    done = 0
+    for batch in batches:
+        rollout = collect.play(player, weights, _apart(batch.samples), key=keys.at(seed, "evaluate"), tokenizer=tokenizer)
+        for i in range(batch.real):
+            keep(batch.samples[i], rollout.pictures[i], rollout.intents[i])
+        done += batch.real
+        progress(done)
+
+
+def write(directory: Path, outcome: Outcome, *, judge: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """eval/STEP: scores.jsonl, strips.json with its pictures, and last summary.json, whose presence says that all is there.
+
+    judge: what the services behind the rewards have counted (requests, cache hits, failures); the summary keeps it.
+    """
     strips = []
     for i, (sample, outputs, intents) in enumerate(outcome.shown):
         scores = {r["turn"]: r["scores"] for r in outcome.records if r["session"] == sample.session.id}
@@ -99,7 +127,7 @@ def write(directory: Path, outcome: Outcome) -> dict[str, Any]:
         strips.append({"id": sample.session.id, "source": f"s{i}/source.png", "turns": turns})
     directory.mkdir(parents=True, exist_ok=True)
     workdir.write_json(directory / "strips.json", tables.plain({"sessions": strips}))
-    return tables.write(directory, outcome.records)
+    return tables.write(directory, outcome.records, judge=judge)
 
 
 def score_records(rollout: Rollout, scores: Scores, moved: Float[np.ndarray, "B T"]) -> list[dict[str, Any]]:
@@ -115,6 +143,7 @@ def score_records(rollout: Rollout, scores: Scores, moved: Float[np.ndarray, "B 
                     "subset": session.subset,
                     "turn": t,
                     "task_type": session.turns[t].task_type,
+                    "bg_consistency": session.turns[t].bg_consistency,
                     "instruction": session.turns[t].instruction,
                     "intent": rollout.intents[row][t],
                     "scores": {name: number(verdict.value) for name, verdict in verdicts.items()},

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 LEVEL = 0.95
 DRAWS = 2000  # the ends of a 95 % interval then move by about 2 % of its width from seed to seed
@@ -70,6 +71,42 @@ def paired_interval(
     return Difference(**dataclasses.asdict(paired), before=_mean(before[both]), after=_mean(after[both]))
 
 
+def composite_interval(
+    parts: Sequence[Float[np.ndarray, "N T"]],
+    combine: Callable[[Float[np.ndarray, "P D"]], Float[np.ndarray, " D"]],
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """A number made of several means, such as the square root of the product of two, with an interval over the dialogues.
+
+    Args:
+        parts: P tables of verdicts of the same N dialogues; each has a mean of its own.
+        combine: P means, NaN for a part without a verdict, to one number; for D draws at once. It may give NaN: such draws are left out.
+
+    In every draw all parts see the same dialogues. With one part and its mean as it is, this is `mean_interval`.
+    """
+    _refuse_unfit(level, draws)
+    tables = [_rows(part, "composite_interval") for part in parts]
+    if len({len(table) for table in tables}) != 1:
+        raise ValueError(f"composite_interval wants parts of the same dialogues, got {[table.shape for table in tables]}.")
+    counts = np.stack([(~np.isnan(table)).sum(axis=1) for table in tables])  # [P, N]
+    some = counts.any(axis=0)
+    sums, counts = np.stack([np.nansum(table, axis=1) for table in tables])[:, some], counts[:, some]
+    rows, verdicts = int(some.sum()), int(np.logical_or.reduce([~np.isnan(_wide(table, tables)) for table in tables]).sum())
+    if rows == 0:
+        return Interval(mean=math.nan, low=math.nan, high=math.nan, n=0, sessions=0)
+    mean = float(combine(_ratio(sums.sum(axis=1), counts.sum(axis=1))[:, None])[0])
+    if rows == 1:
+        return Interval(mean=mean, low=math.nan, high=math.nan, n=verdicts, sessions=1)
+    drawn = [combine(_ratio(sums[:, picks].sum(axis=-1), counts[:, picks].sum(axis=-1))) for picks in _picks(rows, draws, seed)]
+    told = np.concatenate(drawn)
+    told = told[~np.isnan(told)]
+    low, high = np.quantile(told, [(1 - level) / 2, (1 + level) / 2]) if told.size else (math.nan, math.nan)
+    return Interval(mean=mean, low=float(low), high=float(high), n=verdicts, sessions=rows)
+
+
 def cumulative_min(scores: Float[np.ndarray, "N T"], *, counts: Bool[np.ndarray, "N T"] | None = None) -> Float[np.ndarray, "N T"]:
     """Smallest score of the turns so far: a prefix verdict that can not recover.
 
@@ -104,8 +141,7 @@ def row_means(values: Float[np.ndarray, "N T"]) -> Float[np.ndarray, " N"]:
 
 def _bootstrap(values: Float[np.ndarray, "N T"], *, level: float, draws: int, seed: int) -> tuple[float, float, float]:
     """(mean, low, high)."""
-    if not 0 < level < 1 or draws < 1:
-        raise ValueError(f"bootstrap wants 0 < level < 1 and draws >= 1, got level={level}, draws={draws}.")
+    _refuse_unfit(level, draws)
     counts = (~np.isnan(values)).sum(axis=1)
     sums, counts = np.nansum(values, axis=1)[counts > 0], counts[counts > 0]
     rows = len(sums)
@@ -114,13 +150,31 @@ def _bootstrap(values: Float[np.ndarray, "N T"], *, level: float, draws: int, se
     mean = float(sums.sum() / counts.sum())
     if rows == 1:
         return mean, math.nan, math.nan
-    random = np.random.default_rng(seed)
-    drawn = []
-    for start in range(0, draws, max(1, _CHUNK // rows)):
-        picks = random.integers(0, rows, size=(min(max(1, _CHUNK // rows), draws - start), rows))  # [draws, rows]
-        drawn.append(sums[picks].sum(axis=1) / counts[picks].sum(axis=1))
+    drawn = [sums[picks].sum(axis=1) / counts[picks].sum(axis=1) for picks in _picks(rows, draws, seed)]
     low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
     return mean, float(low), float(high)
+
+
+def _refuse_unfit(level: float, draws: int) -> None:
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"bootstrap wants 0 < level < 1 and draws >= 1, got level={level}, draws={draws}.")
+
+
+def _picks(rows: int, draws: int, seed: int) -> Iterator[Int[np.ndarray, "D N"]]:
+    """Dialogues drawn with replacement, some draws at a time."""
+    random = np.random.default_rng(seed)
+    for start in range(0, draws, max(1, _CHUNK // rows)):
+        yield random.integers(0, rows, size=(min(max(1, _CHUNK // rows), draws - start), rows))
+
+
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """sums / counts; NaN where there is nothing to count."""
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _wide(table: np.ndarray, tables: Sequence[np.ndarray]) -> np.ndarray:
+    """The table with as many columns as the widest one."""
+    return np.pad(table, ((0, 0), (0, max(one.shape[1] for one in tables) - table.shape[1])), constant_values=np.nan)
 
 
 def _rows(values: np.ndarray, where: str) -> Float[np.ndarray, "N T"]:

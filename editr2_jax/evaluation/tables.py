@@ -125,9 +125,9 @@ def layout(records: Sequence[Record]) -> Grid:
     for (session, turn), record in keyed.items():
         at = rows[session], turn
         task_types[at], subsets[at[0]] = record["task_type"], record["subset"]
-        values["reward"][at] = _number(record["reward"])
+        values["reward"][at] = number(record["reward"])
         for name in scores:
-            values[name][at] = _number(record["scores"].get(name))
+            values[name][at] = number(record["scores"].get(name))
             counts[name][at] = record["status"].get(name, Status.NOT_APPLICABLE) != Status.NOT_APPLICABLE
     return Grid(sessions=tuple(rows), subsets=subsets, task_types=task_types, scores=scores, values=_derived(values, counts))
 
@@ -168,11 +168,16 @@ def signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
-def write(directory: str | os.PathLike, records: Sequence[Record], **options: Any) -> dict[str, Any]:
-    """Write scores.jsonl and summary.json into eval/STEP; returns the summary. NaN is written as null. options: as for `summarise`."""
+def write(
+    directory: str | os.PathLike, records: Sequence[Record], *, judge: Mapping[str, float] | None = None, **options: Any
+) -> dict[str, Any]:
+    """Write scores.jsonl and summary.json into eval/STEP; returns the summary. NaN is written as null. options: as for `summarise`.
+
+    judge: counts of requests, answers, cache hits and failures, kept under "judge".
+    """
     folder = workdir.writable(directory)
     records = [plain(record) for record in records]
-    summary = summarise(records, **options)
+    summary = summarise(records, **options) | ({"judge": dict(sorted(judge.items()))} if judge else {})
     workdir.replace_text(folder / SCORES, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     workdir.write_json(folder / SUMMARY, summary)
     return summary
@@ -247,7 +252,8 @@ def _keyed(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
     return keyed
 
 
-def _number(value: float | None) -> float:
+def number(value: float | None) -> float:
+    """A JSON number as a float; NaN for null."""
     return math.nan if value is None else float(value)
 
 

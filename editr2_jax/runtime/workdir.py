@@ -33,7 +33,14 @@ PACKAGES = (
     "pillow",
     "ml-collections",
 )
-_MADE = ("checkpoints", "metrics.jsonl", "sessions", "eval", "report")  # what a run leaves; until then the workdir is anybody's
+_MADE = (
+    "checkpoints",
+    "metrics.jsonl",
+    "sessions",
+    "eval",
+    "report",
+    "scores.jsonl",
+)  # what a run leaves; until then the workdir is anybody's
 
 
 NO_ADDRESS = "a run appends to its files and locks them, which an address cannot; give a folder on a disk that all hosts mount"

@@ -85,33 +85,48 @@ class VlmAnswerer:
 
     def ask(self, pictures: Sequence[np.ndarray], question: Question) -> str:
         """The answer's raw text. Raises ServiceError, saying why, when there is none."""
-        settings = self._schema(question)
-        if question.kind in questions.YES_NO:
-            settings = CHOICES[self._config.choices](["yes", "no"])
-        return self._answer(pictures, question, settings, _text_of)
+        return self._answer(pictures, question, self._settings(question, soft=False), _text_of)
 
     def yes_probability(self, pictures: Sequence[np.ndarray], question: Question) -> float:
         """P(yes) / (P(yes) + P(no)) of the answer's first token, in [0, 1], whatever its spelling.
 
         Raises JudgeFormatError where the model would rather say something else, ServiceError where the server tells no probabilities.
         """
-        wanted = {"logprobs": True, "top_logprobs": _TOP, "max_tokens": 1}
-        told = json.loads(self._answer(pictures, question, wanted, _first_token_of))
+        told = json.loads(self._answer(pictures, question, self._settings(question, soft=True), _first_token_of))
         mass = {word: sum(math.exp(log) for token, log in told if token.strip().lower() == word) for word in ("yes", "no")}
         if sum(mass.values()) < _DECIDED:
             raise JudgeFormatError(f"Yes and no have a probability of {sum(mass.values()):.2f} together; the likeliest: {told[0][0]!r}.")
         return mass["yes"] / (mass["yes"] + mass["no"])
 
-    def _answer(self, pictures: Sequence[np.ndarray], question: Question, settings: Mapping[str, Any], read: Callable[[Any], str]) -> str:
-        prompt, shown = question.text(), [self._shown(picture) for picture in pictures]
-        request = {
+    def request_key(self, pictures: Sequence[np.ndarray], question: Question, *, soft: bool = False) -> str:
+        """What the answer is found by in the cache; soft: that of `yes_probability`, else of `ask`. Nothing is asked."""
+        about = self._about(question, self._request(question, self._settings(question, soft=soft)))
+        return answer_cache.key_of(about, [self._shown(picture) for picture in pictures])
+
+    def _settings(self, question: Question, *, soft: bool) -> dict[str, Any]:
+        """What a request holds beside model, sampling and words."""
+        if soft:
+            return {"logprobs": True, "top_logprobs": _TOP, "max_tokens": 1}
+        if question.kind in questions.YES_NO:
+            return CHOICES[self._config.choices](["yes", "no"])
+        return self._schema(question)
+
+    def _request(self, question: Question, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {
             "model": self._config.model,
             "temperature": self._config.temperature,
             "seed": question.vote,
             "max_tokens": self._config.max_tokens,
             **settings,
         }
-        about = {**request, "kind": question.kind, "prompt": prompt, "prompt_version": questions.PROMPT_VERSION}
+
+    def _about(self, question: Question, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {**request, "kind": question.kind, "prompt": question.text(), "prompt_version": questions.PROMPT_VERSION}
+
+    def _answer(self, pictures: Sequence[np.ndarray], question: Question, settings: Mapping[str, Any], read: Callable[[Any], str]) -> str:
+        prompt, shown = question.text(), [self._shown(picture) for picture in pictures]
+        request = self._request(question, settings)
+        about = self._about(question, request)
         key = answer_cache.key_of(about, shown)
         if self._cache is not None:
             known = self._cache.get(key)

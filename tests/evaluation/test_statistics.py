@@ -97,3 +97,24 @@ def test_a_failed_dialogue_never_recovers(scores):
     known = lowest[~np.isnan(lowest)]
     assert np.all(np.diff(known) <= 0)
     np.testing.assert_array_equal(success[-1], statistics.full_success(scores)[0])
+
+
+def test_a_composite_of_one_part_is_its_mean():
+    values = np.array([[1.0, np.nan], [0.0, 1.0], [np.nan, np.nan], [0.5, 0.5]])
+    alone = statistics.mean_interval(values, draws=200)
+    assert statistics.composite_interval([values], lambda means: means[0], draws=200) == alone
+
+
+def test_a_composite_resamples_its_parts_together():
+    a = np.array([0.2, 0.4, 0.9])
+    zero = statistics.composite_interval([a, a], lambda means: means[0] - means[1], draws=100)
+    assert (zero.mean, zero.low, zero.high) == (0, 0, 0)
+    root = statistics.composite_interval([a[:, None], np.full((3, 2), 0.25)], lambda means: np.sqrt(means[0] * means[1]), draws=100)
+    assert root.mean == pytest.approx(np.sqrt(0.5 * 0.25)) and root.low < root.mean < root.high and (root.n, root.sessions) == (6, 3)
+
+
+def test_a_composite_of_nothing_is_nothing():
+    empty = statistics.composite_interval([np.full((2, 2), np.nan)], lambda means: means[0])
+    assert np.isnan(empty.mean) and (empty.n, empty.sessions) == (0, 0)
+    with pytest.raises(ValueError, match="same dialogues"):
+        statistics.composite_interval([np.zeros(2), np.zeros(3)], lambda means: means[0])

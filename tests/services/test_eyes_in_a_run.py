@@ -56,11 +56,11 @@ def test_eyes_that_are_not_there_are_refused_by_setting(rewards, message):
 
 def test_eyes_that_are_not_used_do_not_matter_to_verdicts():
     plain, moved = config(), config(dinov3={"folder": "/elsewhere"}, grounding_dino={"threshold": 0.3})
-    assert resuming._judging(plain) == resuming._judging(moved)
+    assert resuming.judging(plain) == resuming.judging(moved)
     plain.rewards.features = moved.rewards.features = "dinov3"
-    assert resuming._judging(plain) != resuming._judging(moved)
+    assert resuming.judging(plain) != resuming.judging(moved)
     other_device = config(features="dinov3", dinov3={"device": "cuda"})
-    assert resuming._judging(plain) == resuming._judging(other_device)
+    assert resuming.judging(plain) == resuming.judging(other_device)
 
 
 @pytest.mark.parity

@@ -1,0 +1,63 @@
+"""Who judged, in a few words that two files can be compared by; and whether it is the one that the model was trained to please."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from editr2_jax.rewards import questions
+from editr2_jax.rewards.questions import Question
+
+_FIELDS = {  # a filled-in form of each question, so that wordings can be compared whatever they were asked about
+    "added": {"object": "{object}"},
+    "replaced": {"old": "{old}", "new": "{new}"},
+    "color": {"object": "{object}", "value": "{value}"},
+    "material": {"object": "{object}", "value": "{value}"},
+    "background": {"value": "{value}"},
+    "read_text": {"carrier": "{carrier}"},
+}
+
+
+def identity(rewards: Mapping[str, Any]) -> dict[str, Any]:
+    """The judge of a config's section `rewards`: what its answers depend on, and where it stands."""
+    told = {
+        name: rewards[name] for name in ("answerer", "detector", "features", "arithmetic") if name in rewards
+    }  # an older run's may lack some
+    if told.get("answerer") != "vlm":
+        return told
+    vlm = rewards["vlm"]
+    deciding = ("model", "temperature", "votes", "language", "soft", "max_tokens", "long_side", "json_schema", "choices")
+    return told | {name: vlm[name] for name in deciding if name in vlm} | {"urls": list(vlm.get("urls", ()))}
+
+
+def prompts(rewards: Mapping[str, Any]) -> dict[str, str]:
+    """Kind of question -> hash of its wording, with the version of all wordings under "version". Scores are comparable where they agree."""
+    language = rewards["vlm"]["language"] if rewards["answerer"] == "vlm" else "en"
+    found = {kind: Question(kind, fields, language=language).prompt_hash() for kind, fields in _FIELDS.items()}
+    for subset in ("memory", "understanding"):
+        fields = {"subset": subset, "instructions": ("{instruction}",), "formatted": ("{formatted}",), "task_types": ("{task_type}",)}
+        found[f"prefix_{subset}"] = Question("prefix", fields, language=language).prompt_hash()
+    return {"version": questions.PROMPT_VERSION, "language": language, **found}
+
+
+def same(evaluation: Mapping[str, Any], training: Mapping[str, Any] | None) -> bool | None:
+    """Whether the two identities are one judge: the same model, or one address. None where the training judge is not known."""
+    if not training:
+        return None
+    if evaluation["answerer"] != training.get("answerer"):
+        return False
+    if evaluation["answerer"] != "vlm":
+        return True
+    shared = set(evaluation["urls"]) & set(training.get("urls") or ())
+    return evaluation["model"] == training.get("model") or bool(shared)
+
+
+def warning(evaluation: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:
+    """What to say where a model is scored by the judge that trained it; empty otherwise."""
+    if not same(evaluation, training):
+        return ""
+    who = evaluation.get("model") or evaluation["answerer"]
+    return (
+        f"the judge of this evaluation, {who!r}, is the judge that the model was trained with: what it overlooks, training may have "
+        "learned to exploit. Score the same pictures with a judge of another family as well."
+    )
