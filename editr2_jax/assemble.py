@@ -57,6 +57,7 @@ from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import Layouts, MeshConfig
 from editr2_jax.services.answer_cache import AnswerCache
 from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
+from editr2_jax.services.remote import RemoteDetector, RemoteDetectorConfig, RemoteFeatures, RemoteFeaturesConfig
 from editr2_jax.services.vlm_judge import VlmAnswerer, VlmConfig
 from editr2_jax.tabletop import perception, world
 from editr2_jax.tabletop.perception_answers import TabletopAnswerer
@@ -333,24 +334,34 @@ def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), st
     """
     rewards = config.rewards
     eyes = perception.Eyes()
-    detectors = {"tabletop": lambda: perception.TabletopDetector(eyes), "none": lambda: None}
-    features = {"tabletop": perception.TabletopFeatures, "vit": lambda: VitFeatures(whole())}
-    services: dict[str, VlmAnswerer] = {}
+    services: dict[str, Any] = {}  # what is closed with the suite, and counted under these names
 
-    def one_vlm() -> VlmAnswerer:
+    def one(name: str, make: Callable[[], T]) -> T:
         """One pool and one cache for all rewards that ask the model."""
-        if not services:
-            services["judge"] = vlm_answerer(rewards.vlm)
-        return services["judge"]
+        if name not in services:
+            services[name] = make()
+        return services[name]
+
+    one_vlm = lambda: one("judge", lambda: vlm_answerer(rewards.vlm))  # noqa: E731
+    detectors = {
+        "tabletop": lambda: perception.TabletopDetector(eyes),
+        "http": lambda: one("detector", lambda: _behind_http(RemoteDetector, RemoteDetectorConfig, rewards.detector_http)),
+        "none": lambda: None,
+    }
+    features = {
+        "tabletop": perception.TabletopFeatures,
+        "vit": lambda: VitFeatures(whole()),
+        "http": lambda: one("features", lambda: _behind_http(RemoteFeatures, RemoteFeaturesConfig, rewards.features_http)),
+    }
 
     answerer = lambda: _choose("rewards.answerer", rewards.answerer, {"tabletop": lambda: TabletopAnswerer(eyes), "vlm": one_vlm})()  # noqa: E731
     asked = {name: rewards.vlm[name] for name in ("language", "votes")} if rewards.answerer == "vlm" else {}
     edits = InstructionFollowingConfig(**asked, soft=rewards.answerer == "vlm" and rewards.vlm.soft)
-    detector = _choose("rewards.detector", rewards.detector, detectors)()
+    detector = _choose("rewards.detector", rewards.detector, detectors)
     makers = {
-        "if": lambda: InstructionFollowing(_needed(detector, "if"), answerer(), config=edits),
+        "if": lambda: InstructionFollowing(_needed(detector(), "if"), answerer(), config=edits),
         "cc": lambda: ContentConsistency(
-            _choose("rewards.features", rewards.features, features)(), detector, config=ContentConsistencyConfig(inset=rewards.inset)
+            _choose("rewards.features", rewards.features, features)(), detector(), config=ContentConsistencyConfig(inset=rewards.inset)
         ),
         "ga": lambda: GlobalAwareness(answerer(), config=GlobalAwarenessConfig(**asked)),
     }
@@ -363,10 +374,14 @@ def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), st
 
 def vlm_answerer(section) -> VlmAnswerer:
     """A vision-language model behind a server, from the section rewards.vlm; nothing is sent before it is asked."""
+    return _behind_http(VlmAnswerer, VlmConfig, section)
+
+
+def _behind_http(client: Callable[..., T], cls: type, section) -> T:
+    """A client with its pool and its cache: settings of all three stand side by side in one section."""
     part = lambda cls: settings(cls, {field.name: section[field.name] for field in dataclasses.fields(cls)})  # noqa: E731
-    model, endpoints = part(VlmConfig), Endpoints(part(EndpointsConfig))
-    cache = AnswerCache(section.cache, mode=section.cache_mode) if section.cache else None
-    return VlmAnswerer(model, endpoints, cache=cache)
+    model, endpoints = part(cls), Endpoints(part(EndpointsConfig))
+    return client(model, endpoints, cache=AnswerCache(section.cache, mode=section.cache_mode) if section.cache else None)
 
 
 def _needed(detector, reward: str):

@@ -30,6 +30,7 @@ from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import MeshConfig
 from editr2_jax.runtime.profiling import ProfileConfig
 from editr2_jax.services.endpoints import EndpointsConfig
+from editr2_jax.services.remote import RemoteDetectorConfig, RemoteFeaturesConfig
 from editr2_jax.services.vlm_judge import VlmConfig
 from editr2_jax.training.edit_r2 import StepConfig
 from editr2_jax.training.loop import LoopConfig
@@ -78,8 +79,8 @@ def edit_r2() -> ConfigDict:
             "rewards": {
                 "use": ("if", "cc", "ga"),
                 "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4},
-                "detector": "tabletop",  # or "none": the whole picture counts as background
-                "features": "tabletop",  # or "vit": the checkpoint's own
+                "detector": "tabletop",  # or "http", the server of detector_http; "none": the whole picture counts as background
+                "features": "tabletop",  # or "vit": the checkpoint's own; "http": the server of features_http
                 "answerer": "tabletop",  # or "vlm": the model of the section below
                 "vlm": {
                     **_section(VlmConfig),
@@ -89,6 +90,18 @@ def edit_r2() -> ConfigDict:
                     "soft": False,  # IF scores the probability of yes, not the word
                     "cache": "",  # a file on a local disk that keeps every answer; empty: none
                     "cache_mode": "use",  # or replay: what is not in the file is an error
+                },
+                "detector_http": {
+                    **_section(RemoteDetectorConfig),
+                    **_section(EndpointsConfig, urls=("http://127.0.0.1:8100/v1",)),
+                    "cache": "",
+                    "cache_mode": "use",
+                },
+                "features_http": {
+                    **_section(RemoteFeaturesConfig),
+                    **_section(EndpointsConfig, urls=("http://127.0.0.1:8101/v1",), max_response_bytes=300_000_000),
+                    "cache": "",  # large: a picture's features take 4 (1 + h w) D bytes, 1 MB of ViT-L/16 at 256x256 pixels
+                    "cache_mode": "use",
                 },
                 "inset": 0.2,  # of a box's side, cut off once the background may change; the reference has 0
                 "workers": 2,

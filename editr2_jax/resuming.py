@@ -33,8 +33,11 @@ from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig, TrainState
 
 _SPOOL = "spool"
-JUDGE_ADDRESS = tuple(  # where a judge is and how patiently it is asked does not change what it says
-    f"rewards.vlm.{name}" for name in (*(field.name for field in dataclasses.fields(EndpointsConfig)), "cache", "cache_mode")
+_ASKED = {"vlm": "answerer", "detector_http": "detector", "features_http": "features"}  # section of a service -> who may choose it
+JUDGE_ADDRESS = tuple(  # where a service is and how patiently it is asked does not change what it says
+    f"rewards.{section}.{name}"
+    for section in _ASKED
+    for name in (*(field.name for field in dataclasses.fields(EndpointsConfig)), "cache", "cache_mode")
 )
 RESUMABLE = (  # what may be changed between two starts of a run
     *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
@@ -117,10 +120,11 @@ def _deciding(config) -> dict[str, Any]:
 
 
 def _judging(config) -> dict[str, Any]:
-    """What verdicts depend on: the rewards' section, without the model that is not asked."""
+    """What verdicts depend on: the rewards' section, without the models that are not asked."""
     judging = _deciding(config)["rewards"]
-    if config.rewards.answerer != "vlm":
-        del judging["vlm"]
+    for section, chooser in _ASKED.items():
+        if judging[chooser] not in ("vlm", "http"):
+            del judging[section]
     return judging
 
 
