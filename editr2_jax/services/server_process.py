@@ -60,11 +60,18 @@ def bind(host: str, port: int, *, public: bool, token: str) -> socket.socket:
 
     Raises ValueError for an address beyond this machine unless it is meant, and never without a token.
     """
+    if not 0 <= port < 1 << 16:
+        raise ValueError(f"--port={port}: give a number below 65536, or 0 for a free one.")
     if public and not token:
         raise ValueError(
             "--public lets other machines in, which takes a token; name the environment variable that holds it in --token-env."
         )
-    where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    try:
+        where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise ValueError(
+            f"--host={host}: there is no such address ({error.strerror}); give 127.0.0.1, or one of this machine's."
+        ) from error
     address = where[4][0]
     if not public and not ipaddress.ip_address(address).is_loopback:
         raise ValueError(f"--host={host} is reached from other machines; give 127.0.0.1, or --public and a --token-env if that is meant.")

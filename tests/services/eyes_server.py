@@ -16,11 +16,14 @@ MSGPACK, JSON = wire.MSGPACK.media_type, wire.JSON.media_type
 
 
 class EyesServer:
-    """`serve ARGUMENTS`, by default the embedded world's; a context manager."""
+    """`serve ARGUMENTS`, by default the embedded world's; kind `faulty` is faulty_eyes.py. A context manager."""
 
     def __init__(self, verb, *flags, kind="tabletop", environment=None):
-        command = [sys.executable, "-m", "editr2_jax", "serve", verb, f"--kind={kind}", *flags]
-        told = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", **(environment or {})}
+        program = ["-m", "editr2_jax", "serve", verb, f"--kind={kind}"]
+        if kind == "faulty":
+            program = [str(Path(__file__).with_name("faulty_eyes.py")), verb]
+        command = [sys.executable, *program, *flags]
+        told = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         self.process = subprocess.Popen(command, cwd=ROOT, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.line = self.process.stdout.readline().strip()
         if not self.line:
