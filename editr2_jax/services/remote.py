@@ -168,4 +168,6 @@ def _packed(features: Features, row: int) -> bytes:
 
 def _unpacked(kept: bytes) -> Features:
     told = MSGPACK.read(kept)
-    return wire.read_features(told["cls"], told["patches"], 1)
+    if not isinstance(told, dict):
+        raise ValueError("no features")
+    return wire.read_features(told.get("cls"), told.get("patches"), 1)

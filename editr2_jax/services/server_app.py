@@ -20,6 +20,7 @@ import hashlib
 import hmac
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ from editr2_jax.services.wire import JSON, MSGPACK, Form
 
 _FORMS = {"application/json": JSON, "application/msgpack": MSGPACK, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK}
 _RETRY_AFTER_S = 1
+_COMPLAIN_S = 10.0
 _DROP_S = 10.0  # that the rest of a refused body is waited for
 _log = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ class _App:
         self._line = Line(service.call, most=service.most)
         self._requests: collections.Counter[tuple[str, int]] = collections.Counter()  # (route, status)
         self._counts: collections.Counter[str] = collections.Counter()
-        self._inside = 0
+        self._inside, self._complain_at = 0, 0.0
 
     def starlette(self) -> Starlette:
         """The application."""
@@ -142,7 +144,7 @@ class _App:
             except ClientDisconnect:
                 response = Response(status_code=499)  # nginx's number for who hung up; nobody reads it
             except Exception as error:
-                _log.exception("a request failed")
+                self._complain("a request failed")
                 response = await self._refusal(Refused(500, f"The server failed ({type(error).__name__}); its log says where."), body)
             self._requests[path, response.status_code] += 1
             return response
@@ -173,6 +175,13 @@ class _App:
         if scheme.lower() != "bearer" or not right:
             said = "The token is missing or wrong; send the header Authorization: Bearer TOKEN (clients: token_env)."
             raise Refused(401, said, WWW_Authenticate="Bearer")
+
+    def _complain(self, what: str) -> None:
+        """Tells the log of the exception at hand, now and then: who can make a model fail should not fill the disk as well."""
+        now = time.monotonic()
+        if now >= self._complain_at:
+            self._complain_at = now + _COMPLAIN_S
+            _log.exception("%s (more of these are not told for %g s)", what, _COMPLAIN_S)
 
     # The routes ----------------------------------------------------------------------------------------------------------------------
 
@@ -245,7 +254,7 @@ class _App:
         except (ClientDisconnect, asyncio.CancelledError):
             raise
         except Exception as error:
-            _log.exception("the model failed")
+            self._complain("the model failed")
             raise Refused(500, f"The model failed ({type(error).__name__}); the server's log says where.") from error
         finally:
             waiting.cancel()
@@ -255,7 +264,7 @@ class _App:
         try:
             return form.write({"model": self._name, **self._service.message(told, form)})
         except ValueError as error:
-            _log.exception("the model's answer cannot be sent")
+            self._complain("the model's answer cannot be sent")
             raise Refused(500, f"The model's answer cannot be sent: {wire.short(error)}.") from error
 
 

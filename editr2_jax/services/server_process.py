@@ -93,7 +93,7 @@ def run(app: Starlette, bound: socket.socket, patience: Patience, *, say: Callab
         ws="none",
         lifespan="on",
         access_log=False,
-        log_level="warning",
+        log_level="error",  # a line for every stranger's nonsense would fill disks, and a pipe that nobody reads would stop the server
         proxy_headers=False,
         server_header=False,
         h11_max_incomplete_event_size=_HEAD_BYTES,

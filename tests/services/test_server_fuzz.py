@@ -239,4 +239,4 @@ def test_nothing_that_is_sent_stops_it_fills_it_or_changes_what_it_says():
     assert {status for _, status in statuses} <= EXPECTED | {0}, statuses
     assert all(statuses[kind, 200] == 0 for kind in ("send_pickle", "send_bomb", "send_packed", "send_wrong_token", "send_path_trick"))
     assert grown < 64 << 20
-    assert status == 0 and "Traceback" not in told, told[-3000:]
+    assert (status, told) == (0, "")  # not a line in its log: strangers do not fill disks
