@@ -87,12 +87,18 @@ def _parser(verb: str, about: str | None, kinds: tuple[str, ...]) -> common.Pars
     parser.add_argument("--public", action="store_true", help="let other machines in; takes --token-env")
     parser.add_argument("--token-env", default="", metavar="NAME", help="environment variable that holds the token clients must send")
     for cls in (server_app.Limits, server_process.Patience):
-        for field in dataclasses.fields(cls):
+        for field in _told(cls, verb):
             flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
             parser.add_argument(
                 flag, type=kind, default=field.default, metavar="N", help=f"{_ABOUT[field.name]} (default: {field.default:g})"
             )
     return parser
+
+
+def _told(cls: type, verb: str) -> list[dataclasses.Field]:
+    """The settings that mean something to a verb."""
+    idle = ("max_pictures", "batch") if verb.endswith("detector") else ("max_phrases", "max_phrase_chars")
+    return [field for field in dataclasses.fields(cls) if field.name not in idle]
 
 
 def _parse(parser: common.Parser, argv: list[str]) -> argparse.Namespace:
@@ -106,7 +112,7 @@ def _serve(args: argparse.Namespace, name: str, make: Callable[[], Any]) -> int:
     from editr2_jax.services import server_app, server_process
 
     limits, patience = (
-        cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
+        cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls) if hasattr(args, field.name)})
         for cls in (server_app.Limits, server_process.Patience)
     )
     token = server_process.token_of(args.token_env)
