@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ from editr2_jax.objectives.joint_objective import ObjectiveConfig
 from editr2_jax.policies.context import Slots
 from editr2_jax.policies.dialogue import PolicyConfig
 from editr2_jax.policies.image_policy import FlowConfig
-from editr2_jax.porting import bagel_weights, byte_ranges
+from editr2_jax.porting import bagel_weights, byte_ranges, dinov3_weights
 from editr2_jax.porting import export as porting_export
 from editr2_jax.rewards.base import Features, Reward
 from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
@@ -55,9 +56,13 @@ from editr2_jax.runtime import keys, places
 from editr2_jax.runtime import mesh as meshes
 from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import Layouts, MeshConfig
+from editr2_jax.services import dinov3_pictures
 from editr2_jax.services.answer_cache import AnswerCache
+from editr2_jax.services.dinov3 import JaxDinoV3
 from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
+from editr2_jax.services.grounding_dino import GroundingDino
 from editr2_jax.services.remote import RemoteDetector, RemoteDetectorConfig, RemoteFeatures, RemoteFeaturesConfig
+from editr2_jax.services.torch_dinov3 import TorchDinoV3
 from editr2_jax.services.vlm_judge import VlmAnswerer, VlmConfig
 from editr2_jax.tabletop import perception, world
 from editr2_jax.tabletop.perception_answers import TabletopAnswerer
@@ -345,12 +350,15 @@ def suite(config, whole: Callable[[], Bagel], *, more: Sequence[Reward] = (), st
     one_vlm = lambda: one("judge", lambda: vlm_answerer(rewards.vlm))  # noqa: E731
     detectors = {
         "tabletop": lambda: perception.TabletopDetector(eyes),
+        "grounding_dino": lambda: grounding_dino(rewards.grounding_dino),
         "http": lambda: one("detector", lambda: _behind_http(RemoteDetector, RemoteDetectorConfig, rewards.detector_http)),
         "none": lambda: None,
     }
     features = {
         "tabletop": perception.TabletopFeatures,
         "vit": lambda: VitFeatures(whole()),
+        "dinov3": lambda: dinov3(rewards.dinov3),
+        "dinov3_torch": lambda: dinov3_torch(rewards.dinov3),
         "http": lambda: one("features", lambda: _behind_http(RemoteFeatures, RemoteFeaturesConfig, rewards.features_http)),
     }
 
@@ -382,6 +390,43 @@ def _behind_http(client: Callable[..., T], cls: type, section) -> T:
     part = lambda cls: settings(cls, {field.name: section[field.name] for field in dataclasses.fields(cls)})  # noqa: E731
     model, endpoints = part(cls), Endpoints(part(EndpointsConfig))
     return client(model, endpoints, cache=AnswerCache(section.cache, mode=section.cache_mode) if section.cache else None)
+
+
+def grounding_dino(section) -> GroundingDino:
+    """Grounding DINO in PyTorch, from the section rewards.grounding_dino."""
+    folder = _existing("rewards.grounding_dino.folder", section.folder, "Grounding DINO")
+    return _loaded(GroundingDino, folder, device=section.device, threshold=section.threshold)
+
+
+def dinov3(section) -> JaxDinoV3:
+    """DINOv3 in JAX, from the section rewards.dinov3."""
+    return _loaded(jax_dinov3, _existing("rewards.dinov3.folder", section.folder, "DINOv3"), size=section.size or None)
+
+
+def dinov3_torch(section) -> TorchDinoV3:
+    """DINOv3 in PyTorch, from the section rewards.dinov3."""
+    folder = _existing("rewards.dinov3.folder", section.folder, "DINOv3")
+    return _loaded(TorchDinoV3, folder, device=section.device, size=section.size or None)
+
+
+@functools.lru_cache(maxsize=2)  # a detector and an extractor: training and each of its evaluations make a suite, and read them once
+def _loaded(make: Callable[..., T], folder: Path | epath.Path, **how: Any) -> T:
+    return make(folder, **how)
+
+
+def jax_dinov3(folder: str | Path | epath.Path, *, size: int | None) -> JaxDinoV3:
+    """DINOv3 in JAX from a folder; size: side of the pictures, None: the folder's."""
+    return JaxDinoV3(dinov3_weights.load_folder(folder), dinov3_pictures.read_rule(folder).at(size))
+
+
+def _existing(key: str, name: str, what: str) -> Path | epath.Path:
+    """A folder that holds a checkpoint of Hugging Face."""
+    if not name:
+        raise ValueError(f"{key} is empty; give the folder of a {what} checkpoint as Hugging Face publishes it (config.json, safetensors).")
+    folder = places.place(name)
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{key}: {name} holds no config.json; give the folder of a {what} checkpoint as Hugging Face publishes it.")
+    return folder
 
 
 def _needed(detector, reward: str):

@@ -33,10 +33,9 @@ from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig, TrainState
 
 _SPOOL = "spool"
-_ASKED = {"vlm": "answerer", "detector_http": "detector", "features_http": "features"}  # section of a service -> who may choose it
 JUDGE_ADDRESS = tuple(  # where a service is and how patiently it is asked does not change what it says
     f"rewards.{section}.{name}"
-    for section in _ASKED
+    for section in ("vlm", "detector_http", "features_http")
     for name in (*(field.name for field in dataclasses.fields(EndpointsConfig)), "cache", "cache_mode")
 )
 RESUMABLE = (  # what may be changed between two starts of a run
@@ -45,6 +44,7 @@ RESUMABLE = (  # what may be changed between two starts of a run
     *("profile.steps", "profile.phases", "profile.python", "profile.everyone", "profile.peak_tflops"),
     *("compile_cache.folder", "compile_cache.shared", "compile_cache.min_seconds"),
     *JUDGE_ADDRESS,
+    *("rewards.grounding_dino.device", "rewards.dinov3.device"),
 )
 
 
@@ -121,11 +121,15 @@ def _deciding(config) -> dict[str, Any]:
 
 def _judging(config) -> dict[str, Any]:
     """What verdicts depend on: the rewards' section, without the models that are not asked."""
-    judging = _deciding(config)["rewards"]
-    for section, chooser in _ASKED.items():
-        if judging[chooser] not in ("vlm", "http"):
-            del judging[section]
-    return judging
+    judging, rewards = _deciding(config)["rewards"], config.rewards
+    asked = {
+        "vlm": rewards.answerer == "vlm",
+        "detector_http": rewards.detector == "http",
+        "features_http": rewards.features == "http",
+        "grounding_dino": rewards.detector == "grounding_dino",
+        "dinov3": rewards.features in ("dinov3", "dinov3_torch"),
+    }
+    return {name: value for name, value in judging.items() if asked.get(name, True)}
 
 
 def _plain(section) -> dict[str, Any]:

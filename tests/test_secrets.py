@@ -33,7 +33,11 @@ PATTERNS = {  # kind -> (words of which one is there, in lower case; the pattern
     "JSON web token": (("eyj",), r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}", ""),
     "bearer": (("authorization",), r"[:=,]\s*[\"']?(?:[Bb]earer|[Bb]asic)\s+[A-Za-z0-9._~+/=-]{12,}", r"authorization[\"']?\s*$"),
     "credentials in an address": (("://",), r"://[^/\s:@\"'{}<>$]+:[^/\s:@\"'{}<>$]{6,}@", ""),
-    "password or token as text": (("=", ":"), r"[:=]\s*[\"'](?=[^\"']*[0-9])[A-Za-z0-9+/_.!@#%^&*=-]{16,}[\"']", _NAMED),
+    "password or token as text": (
+        ("=", ":"),
+        r"[:=]\s*[\"'](?=[^\"']*[0-9])(?![^\"']*\.(?:safetensors|json|txt)[\"'])[A-Za-z0-9+/_.!@#%^&*=-]{16,}[\"']",
+        _NAMED,
+    ),
 }
 _COMPILED = {name: (words, re.compile(pattern), before and re.compile(before)) for name, (words, pattern, before) in PATTERNS.items()}
 _MOST = 2_000_000  # bytes of a file that are looked at

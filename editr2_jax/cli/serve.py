@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 def _detector(argv: list[str]) -> int:
     """finds named objects: POST /v1/detect"""
-    parser = _parser("serve detector", _detector.__doc__, ("grounding-dino", "tabletop"))
+    parser = _parser("serve detector", _detector.__doc__, ("grounding_dino", "tabletop"))
     parser.add_argument("--threshold", type=float, default=0.25, help="confidence that boxes must exceed (default: 0.25)")
     args = _parse(parser, argv)
     name = args.name or (args.kind if args.kind == "tabletop" else f"{Path(args.folder).resolve().name}@{args.threshold:g}")
@@ -52,7 +52,7 @@ def _detector(argv: list[str]) -> int:
 
 def _features(argv: list[str]) -> int:
     """embeds pictures: POST /v1/embed"""
-    parser = _parser("serve features", _features.__doc__, ("dinov3", "tabletop"))
+    parser = _parser("serve features", _features.__doc__, ("dinov3_torch", "dinov3", "tabletop"))
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the square that is embedded (default: as the checkpoint says)")
     args = _parse(parser, argv)
     size = f"@{args.size}" if args.size else ""
@@ -63,6 +63,10 @@ def _features(argv: list[str]) -> int:
             from editr2_jax.tabletop.perception import TabletopFeatures
 
             return TabletopFeatures()
+        if args.kind == "dinov3":
+            from editr2_jax import assemble
+
+            return assemble.jax_dinov3(args.folder, size=args.size)
         from editr2_jax.services.torch_dinov3 import TorchDinoV3
 
         return TorchDinoV3(args.folder, device=args.device, size=args.size)
@@ -77,10 +81,10 @@ def _parser(verb: str, about: str | None, kinds: tuple[str, ...]) -> common.Pars
         raise ValueError(f"{verb} needs a web server ({error}): pip install 'editr2_jax[serve]'.") from error
     parser = common.Parser(verb, about)
     parser.add_argument(
-        "--kind", choices=kinds, default=kinds[0], help=f"which model; tabletop: the embedded world's (default: {kinds[0]})"
+        "--kind", choices=kinds, default=kinds[0], help=f"as a config names them; tabletop: the embedded world's (default: {kinds[0]})"
     )
     parser.add_argument("--folder", metavar="DIR", help="the checkpoint, as Hugging Face publishes it")
-    parser.add_argument("--device", default="cpu", help="as PyTorch names it: cpu, cuda:0 (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="of PyTorch, as it names it: cpu, cuda:0 (default: cpu)")
     parser.add_argument("--name", help="under which clients ask for it (default: the folder's name and what changes answers)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--port", type=int, default=0, help="default: a free one, which is printed")
@@ -90,7 +94,7 @@ def _parser(verb: str, about: str | None, kinds: tuple[str, ...]) -> common.Pars
         for field in _told(cls, verb):
             flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
             parser.add_argument(
-                flag, type=kind, default=field.default, metavar="N", help=f"{_ABOUT[field.name]} (default: {field.default:g})"
+                flag, type=kind, default=field.default, metavar="N", help=f"{_ABOUT[field.name]} (default: {field.default})"
             )
     return parser
 

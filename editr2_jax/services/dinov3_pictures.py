@@ -106,9 +106,12 @@ def resize(picture: Float[np.ndarray, "H W 3"], height: int, width: int) -> Floa
 
 @functools.lru_cache(maxsize=64)  # of 0.9 MB each for pictures of 1024 pixels
 def _triangle(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
-    """Weights of every input pixel in every output pixel; each row adds up to 1. Shrinking widens the triangle by the same factor."""
-    scale = size_in / size_out
-    centre = (np.arange(size_out) + 0.5) * scale
-    distance = np.abs(np.arange(size_in) + 0.5 - centre[:, None]) / max(scale, 1.0)
-    weight = np.maximum(0.0, 1.0 - distance)
-    return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    """Weights of every input pixel in every output pixel; each row adds up to 1. Shrinking widens the triangle by the same factor.
+
+    In float32 throughout, as PyTorch's kernel computes them: float64 would move pixels by 3e-5.
+    """
+    scale = np.float32(size_in) / np.float32(size_out)
+    centre = scale * (np.arange(size_out, dtype=np.float32) + np.float32(0.5))
+    distance = np.abs(np.arange(size_in, dtype=np.float32) - centre[:, None] + np.float32(0.5)) / max(scale, np.float32(1))
+    weight = np.maximum(np.float32(0), 1 - distance)
+    return weight / weight.sum(axis=1, keepdims=True)

@@ -67,6 +67,8 @@ class GroundingDino:
         """
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ValueError(f"GroundingDino wants a uint8 picture [height, width, 3], got {picture.dtype}{list(picture.shape)}.")
+        if isinstance(phrases, str):
+            raise ValueError(f"GroundingDino wants a sequence of phrases; for one pass ({phrases!r},).")
         asked: dict[str, list[str]] = {}  # cleaned -> as asked, which may be several
         for phrase in dict.fromkeys(phrases):
             asked.setdefault(clean(phrase), []).append(phrase)

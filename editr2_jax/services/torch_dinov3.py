@@ -1,4 +1,4 @@
-"""DINOv3 in PyTorch, through transformers, as the rewards' feature extractor; `dinov3.DinoV3` is the same model in JAX.
+"""DINOv3 in PyTorch, through transformers, as the rewards' feature extractor; `dinov3.JaxDinoV3` is the same model in JAX.
 
 Tokens come as CLS, registers, patches row by row; the registers are dropped and the grid is known from the size of the pictures.
 """

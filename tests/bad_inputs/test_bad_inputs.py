@@ -317,7 +317,10 @@ def _(p):
 override("group larger than the rows", "data.group", 4, r"data\.group is 4 but step\.rows is 2.*set step\.rows to a multiple")
 override("more updates than batches", "step.updates", 2, r"step\.updates is 2, but 1 sessions of 2 rollouts make 1 batch.*lower step\.rows")
 override("unknown reward", "rewards.use", "if,ccc", r"rewards\.use: there is no 'ccc', did you mean 'cc'; choose from cc, ga, if")
-override("unknown detector", "rewards.detector", "dino", r"rewards\.detector: there is no 'dino'; choose from none, tabletop")
+override("unknown detector", "rewards.detector", "dino", r"rewards\.detector: there is no 'dino'; choose from .*none, tabletop")
+override(
+    "detector without its checkpoint", "rewards.detector", "grounding_dino", r"rewards\.grounding_dino\.folder is empty; give the folder"
+)
 override("unknown features", "rewards.features", "vitt", r"rewards\.features: there is no 'vitt', did you mean 'vit'; choose")
 override("IF without a detector", "rewards.detector", "none", r"the reward 'if' needs a detector; set rewards\.detector, or take 'if' out")
 override("filter without its reward", "rewards.use", "cc,ga", r"advantage\.filter is 'image' but .*, 'if', .*advantage\.filter=off")

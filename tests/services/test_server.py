@@ -406,7 +406,7 @@ def test_it_listens_on_this_machine_alone(detector, guarded):
         (["--max-requests=0"], "max_requests is 0"),
         (["--head-s=-1"], "head_s is -1"),
         (["--folder=x"], "takes no --folder"),
-        (["--kind=grounding-dino"], "wants the --folder"),
+        (["--kind=grounding_dino"], "wants the --folder"),
         (["--port=1000000"], "--port"),
         (["--prot=1"], "the nearest is --port"),
     ],

@@ -20,7 +20,7 @@ def test_grounding_dino_says_the_same_in_another_process(tmp_path):
 
     folder = tiny_eyes.grounding_dino(tmp_path / "tiny-dino")
     here = GroundingDino(folder, threshold=0.02)
-    with EyesServer("detector", f"--folder={folder}", "--threshold=0.02", kind="grounding-dino") as server:
+    with EyesServer("detector", f"--folder={folder}", "--threshold=0.02", kind="grounding_dino") as server:
         assert server.model == "tiny-dino@0.02"
         with closing(detector_at(server, model=server.model)) as detector:
             for picture in PICTURES:
@@ -32,14 +32,16 @@ def test_grounding_dino_says_the_same_in_another_process(tmp_path):
             assert detector.counters()["requests"] == len(PICTURES) + 1
 
 
-def test_dinov3_says_the_same_in_another_process(tmp_path):
+@pytest.mark.parametrize("kind, size", [("dinov3_torch", None), ("dinov3_torch", 32), ("dinov3", 32)])
+def test_dinov3_says_the_same_in_another_process(tmp_path, kind, size):
+    from editr2_jax import assemble
     from editr2_jax.services.torch_dinov3 import TorchDinoV3
 
     folder = tiny_eyes.dinov3(tmp_path / "tiny-dinov3")
-    for size, flags in ((None, []), (32, ["--size=32"])):
-        here = TorchDinoV3(folder, size=size).embed(PICTURES)
-        with EyesServer("features", f"--folder={folder}", *flags, kind="dinov3") as server:
-            with closing(features_at(server, model="tiny-dinov3" + ("@32" if size else ""))) as features:
-                there = features.embed(PICTURES)
-        assert there.patches.shape == here.patches.shape and there.cls.dtype == np.float32
-        assert there.cls.tobytes() == here.cls.tobytes() and there.patches.tobytes() == here.patches.tobytes()
+    make = TorchDinoV3 if kind == "dinov3_torch" else assemble.jax_dinov3
+    here = make(folder, size=size).embed(PICTURES)
+    with EyesServer("features", f"--folder={folder}", *([f"--size={size}"] if size else []), kind=kind) as server:
+        with closing(features_at(server, model="tiny-dinov3" + (f"@{size}" if size else ""))) as features:
+            there = features.embed(PICTURES)
+    assert there.patches.shape == here.patches.shape and there.cls.dtype == np.float32
+    assert there.cls.tobytes() == np.asarray(here.cls).tobytes() and there.patches.tobytes() == np.asarray(here.patches).tobytes()

@@ -18,25 +18,10 @@ from editr2_jax.models import attention
 from editr2_jax.models.bagel.config import VitConfig
 from editr2_jax.models.block_mask import InOrder
 from editr2_jax.models.execution import HERE, Execution
+from editr2_jax.models.layer_norm import LayerNorm
 from editr2_jax.models.lora import Linear
 
 _MASKED = -1e30  # finite, so that a picture made of padding alone gives numbers instead of NaN
-
-
-class LayerNorm(nnx.Module):
-    """Mean and variance over the features, in float32."""
-
-    def __init__(self, width: int, *, eps: float, stack: int | None = None, dtype):
-        shape = (width,) if stack is None else (stack, width)
-        self.scale = nnx.Param(jnp.ones(shape, dtype))
-        self.bias = nnx.Param(jnp.zeros(shape, dtype))
-        self.eps = eps
-
-    def __call__(self, x: Float[Array, "*B F"]) -> Float[Array, "*B F"]:
-        wide = x.astype(jnp.float32)
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
-        return (normed * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
 class Layers(nnx.Module):

@@ -1,0 +1,78 @@
+"""Detector and features as a config names them, and a run that looks through them."""
+
+import dinov3_cases
+import pytest
+import tiny_eyes
+from small_checkpoint import CONFIG, call
+
+from editr2_jax import assemble, presets, resuming
+from editr2_jax.records import Episode
+from editr2_jax.runtime import metrics
+from editr2_jax.tabletop import world
+
+
+def config(**rewards):
+    made = presets.tabletop(presets.edit_r2())
+    made.rewards.update(use=("cc",), **rewards)
+    return made
+
+
+def identity():
+    """An episode whose output is its source."""
+    session, source, _ = world.make_session("train", 0, 0, turns=1, subset="memory", size=(48, 48))
+    return [[Episode(session=session, pictures=(source, source))]]
+
+
+def told(made) -> str:
+    with pytest.raises(ValueError) as caught:
+        assemble.suite(made, whole=None)
+    return str(caught.value)
+
+
+def test_the_same_picture_is_consistent_with_itself_seen_by_dinov3():
+    made = config(features="dinov3", dinov3={"folder": str(dinov3_cases.FOLDER / "plain")})
+    with assemble.suite(made, whole=None) as suite:
+        ((verdict,),) = suite.score(identity()).verdicts["cc"]
+    assert verdict.value == pytest.approx(1.0, abs=1e-5) and verdict.detail["unchanged_boxes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ({"features": "dinov3"}, "rewards.dinov3.folder is empty; give the folder of a DINOv3 checkpoint"),
+        ({"features": "dinov3_torch"}, "rewards.dinov3.folder is empty"),
+        ({"features": "dinov3", "dinov3": {"folder": "/nowhere"}}, "rewards.dinov3.folder: /nowhere holds no config.json"),
+        ({"features": "dinov3", "dinov3": {"folder": str(dinov3_cases.FOLDER / "plain"), "size": 30}}, "multiples of 4, such as 32x32"),
+        ({"detector": "grounding_dino"}, "rewards.grounding_dino.folder is empty"),
+        ({"detector": "grounding_dino", "grounding_dino": {"folder": "/nowhere"}}, "/nowhere holds no config.json"),
+        ({"detector": "grounding_dion"}, "did you mean 'grounding_dino'"),
+        ({"features": "dinov2"}, "did you mean 'dinov3'"),
+    ],
+)
+def test_eyes_that_are_not_there_are_refused_by_setting(rewards, message):
+    assert message in told(config(**rewards))
+
+
+def test_eyes_that_are_not_used_do_not_matter_to_verdicts():
+    plain, moved = config(), config(dinov3={"folder": "/elsewhere"}, grounding_dino={"threshold": 0.3})
+    assert resuming._judging(plain) == resuming._judging(moved)
+    plain.rewards.features = moved.rewards.features = "dinov3"
+    assert resuming._judging(plain) != resuming._judging(moved)
+    other_device = config(features="dinov3", dinov3={"device": "cuda"})
+    assert resuming._judging(plain) == resuming._judging(other_device)
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+def test_a_run_looks_through_grounding_dino_and_dinov3(small_checkpoint, compiled_once, tmp_path):
+    pytest.importorskip("torch")
+    eyes = tiny_eyes.grounding_dino(tmp_path / "grounding_dino")
+    settings = {
+        "model.checkpoint": small_checkpoint, "loop.steps": 1, "loop.record_every": 1, "advantage.filter": "off",
+        "rewards.use": "if,cc", "rewards.detector": "grounding_dino", "rewards.grounding_dino.folder": eyes,
+        "rewards.features": "dinov3", "rewards.dinov3.folder": dinov3_cases.FOLDER / "plain", "doctor.before": False,
+    }  # fmt: skip
+    done = call("train", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", *(f"--config.{k}={v}" for k, v in settings.items()))
+    assert done.status == 0, done.err
+    (learned,) = metrics.read(tmp_path / "run")
+    assert 0 < learned["reward/cc/mean"] <= 1 and learned["reward/error_share"] == 0
