@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may cost. At worst the server holds max_requests x (max_body_bytes + 3 x max_pixels), beside the model: 1.3 GB."""
+    """What a request may cost. At worst max_requests x (2 max_body_bytes + 6 max_pixels) bytes are held beside the model: 2.6 GB."""
 
     max_body_bytes: int = 32 << 20
     max_pictures: int = 64  # of a request
@@ -124,7 +124,9 @@ class _App:
             self._route("/health", "GET", self._health, guarded=False),
             self._route("/metrics", "GET", self._metrics),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: self._elsewhere}, lifespan=self._lifespan)
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self._elsewhere}, lifespan=self._lifespan)
+        app.router.redirect_slashes = False  # to wherever the header Host says
+        return app
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -269,7 +271,7 @@ class _App:
 
 
 class _Body:
-    """A body as it comes: never held in full, and never believed to have the length that it says."""
+    """A body as it comes. It is counted: the length that it says is only a reason to refuse it sooner."""
 
     def __init__(self, request: Request):
         self._receive, self._ended = request.receive, False

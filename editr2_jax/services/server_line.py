@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Place:
     asked: Any
     size: int  # pictures
@@ -40,7 +41,11 @@ class Line:
         with self._lock:
             self._waiting.append(place)
         self._thread.submit(self._serve)
-        return await asyncio.wrap_future(place.future)
+        try:
+            return await asyncio.wrap_future(place.future)
+        finally:
+            with self._lock, contextlib.suppress(ValueError):  # who gives up takes along what was asked: pictures are large
+                self._waiting.remove(place)
 
     def close(self) -> None:
         """Lets go of the thread."""

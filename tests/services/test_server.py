@@ -109,7 +109,13 @@ def test_the_model_is_named_health_is_told_and_counts_add_up(detector):
 
 
 def test_other_paths_and_methods_say_what_is_there(detector):
-    for method, path, status in (("GET", "/", 404), ("POST", "/v1/embed", 404), ("GET", "/v1/detect", 405), ("DELETE", "/health", 405)):
+    for method, path, status in (
+        ("GET", "/", 404),
+        ("POST", "/v1/embed", 404),
+        ("GET", "/v1/detect", 405),
+        ("POST", "/v1/detect/", 404),
+        ("DELETE", "/health", 405),
+    ):
         code, headers, content = detector.ask(method, path, BODY if method == "POST" else None)
         assert code == status and headers["content-type"] == JSON
         assert "this server answers POST /v1/detect, GET /v1/models, /health and /metrics" in error_of(json.loads(content))
@@ -454,6 +460,33 @@ def test_who_hangs_up_is_not_answered(faulty):
     counted = faulty.counted()
     assert counted["editr2_model_calls_total"] == calls + 1 and counted["editr2_requests_inside"] == 0
     assert counted['editr2_requests_total{path="/v1/detect",status="499"}'] == 2
+
+
+def test_who_hangs_up_leaves_no_pictures_behind(faulty):
+    found = wire.MSGPACK.write(ASK | {"picture": wire.to_png(np.zeros((1000, 1000, 3), np.uint8)), "phrases": ["ball"]})
+    slow = wire.MSGPACK.write(ASK | {"phrases": ["sleep 4"]})
+    with socket.create_connection(("127.0.0.1", faulty.port), timeout=20) as busy:
+        busy.sendall(head(f"Content-Length: {len(slow)}") + slow)
+        time.sleep(0.2)
+        before = faulty.resident()
+        for _ in range(40):  # 3 MB each, decoded
+            with socket.create_connection(("127.0.0.1", faulty.port), timeout=20) as connection:
+                connection.sendall(head(f"Content-Length: {len(found)}") + found)
+                time.sleep(0.05)
+        assert faulty.resident() < before + (40 << 20)
+
+
+def test_bodies_that_are_refused_are_not_kept():
+    with EyesServer("detector", "max_requests=2", "max_body_bytes=8000000", "body_s=3", kind="faulty") as server:
+        server.post("/v1/detect", ASK)
+        before = server.resident()
+        half = head("Content-Length: 8000000") + b"\0" * 7_000_000
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            answers = [pool.submit(server.raw, half) for _ in range(16)]
+            time.sleep(1.5)
+            assert server.resident() < before + (2 * 16 << 20) + (24 << 20)  # two are read, fourteen are dropped as they come
+            statuses = sorted(answer.result().split(b" ", 2)[1] for answer in answers)
+        assert statuses == [b"408"] * 2 + [b"503"] * 14
 
 
 def test_what_the_model_does_not_take_is_told_and_where_it_fails_is_not(faulty):
