@@ -101,10 +101,10 @@ def run(app: Starlette, bound: socket.socket, patience: Patience, *, say: Callab
         timeout_graceful_shutdown=patience.grace_s,
         backlog=_BACKLOG,
     )
-    bound.listen(_BACKLOG)
     host, port = bound.getsockname()[:2]
-    say(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1")
     with signals.stop_flag():  # uvicorn raises the signal again when it has stopped: here it ends in a flag, and the exit status is 0
+        bound.listen(_BACKLOG)
+        say(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1")
         uvicorn.Server(config).run(sockets=[bound])
 
 
@@ -143,7 +143,10 @@ class _Protocol(H11Protocol):
             self._head = None
 
     def timeout_keep_alive_handler(self) -> None:
-        self.transport.abort()  # close would wait for what the client does not take
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # close would wait for what the client does not take
+        else:
+            super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
         super().pause_writing()
