@@ -49,7 +49,8 @@ setup(
         "cuda": ["jax[cuda13]"],
         "serve": ["starlette>=1.10.0", "uvicorn>=0.54.0"],  # a detector or features behind HTTP
         "parity": ["torch>=2.13.0", "peft>=0.21.2", "safetensors>=0.8.0"],  # only to run the PyTorch code beside ours
-        "judges": ["torch>=2.13.0", "transformers>=5.24.0"],  # Grounding DINO and DINOv3 by their PyTorch models
+        # Grounding DINO and DINOv3 by their PyTorch models; transformers' own server of a vision-language model
+        "judges": ["torch>=2.13.0", "torchvision>=0.28.0", "transformers[serving]>=5.24.0"],
         "gs": ["gcsfs>=2026.10.1"],  # gs:// addresses of checkpoints and session folders
         "photos": ["scikit-image>=0.26.0"],  # carries a few real photographs
         "notebooks": ["ipykernel>=7.4.0", "matplotlib>=3.11.2"],

@@ -64,7 +64,8 @@ def summarise(
     grid = layout(records)
 
     def cells(column: str, mask: Bool[np.ndarray, "N T"]) -> Cell:
-        return statistics.mean_interval(np.where(mask, grid.values[column], np.nan), level=level, draws=draws, seed=seed).json()
+        values = grid.values.get(column, np.nan)  # without IF no dialogue can be told to have succeeded
+        return statistics.mean_interval(np.where(mask, values, np.nan), level=level, draws=draws, seed=seed).json()
 
     statuses = {name: collections.Counter(str(record["status"].get(name, "absent")) for record in records) for name in grid.scores}
     return _head(grid, level) | {

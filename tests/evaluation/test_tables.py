@@ -45,6 +45,13 @@ def test_rewards_that_do_not_apply_are_no_missing_verdicts():
     assert tables.summarise(records)["full_success"]["mean"] == 1.0
 
 
+def test_without_if_nobody_knows_whether_a_dialogue_succeeded():
+    renamed = [row | {"scores": {"cc": 0.5}, "status": {"cc": "ok"}} for row in (record("a", 0), record("a", 1))]
+    summary = tables.summarise(renamed)
+    assert summary["full_success"] == {"mean": None, "low": None, "high": None, "n": 0, "sessions": 0}
+    assert cell(summary, "turn", "turn 1", "cc")["mean"] == 0.5 and "| CC" in tables.markdown(summary["tables"]["turn"], title="turn")
+
+
 def test_sessions_of_different_length_share_a_table():
     summary = tables.summarise([record("a", 0), record("b", 0), record("b", 1)])
     assert cell(summary, "turn", "turn 1", "if")["sessions"] == 1

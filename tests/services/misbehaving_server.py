@@ -85,7 +85,8 @@ class Handler(BaseHTTPRequestHandler):
             fault = "busy" if full else self.server.fault(told["shares"])
             settings = {name: value for name, value in body.items() if name != "messages"}
             key = self.headers["Idempotency-Key"]
-            self.note({"key": key, "numbers": numbers, "fault": fault, "prompt": prompt, "settings": settings, "sizes": sizes(pictures)})
+            told_of = {"key": key, "numbers": numbers, "fault": fault, "prompt": prompt, "settings": settings, "sizes": sizes(pictures)}
+            self.note(told_of | {"at": time.monotonic()})  # one clock for all processes of a machine
             if told["starting"]:
                 return self.starting()
             if told["max_pictures"] and len(pictures) > told["max_pictures"]:

@@ -95,3 +95,16 @@ def test_training_goes_on_while_its_judge_misbehaves_and_stops_clearly_when_it_i
     outcome = train(tmp_path / "run", small_checkpoint, server, "--config.loop.steps=5")
     assert outcome.status == 0, outcome.err
     assert [line["step"] for line in metrics.read(tmp_path / "run")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_judge_is_timed_by_a_command(server):
+    server.control(delay_s=0.2)
+    judge = (f"--config.rewards.vlm.urls=('{server.url}',)", "--config.rewards.vlm.model=judge", "--config.rewards.answerer=vlm")
+    more = ("--config.rewards.use=('ga',)", "--config.rewards.workers=4", "--step_s=1")
+    outcome = call("judges", f"--config={CONFIG}:edit_r2", "--rollouts=4", *judge, *more)
+    assert outcome.status == 0, outcome.err
+    asked = len(server.questions())
+    assert (
+        f"judge: {asked} requests, " in outcome.out and "0.2" in outcome.out and "servers instead of 1, and rewards.workers=" in outcome.out
+    )
