@@ -30,6 +30,7 @@ setup(
         "jaxtyping>=0.3.11",
         "ml-collections>=1.1.0",
         "ml-dtypes>=0.6.0",
+        "msgpack>=1.2.4",
         "numpy>=2.4.6",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
@@ -46,6 +47,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "plan": ["jax[tpu]"],  # libtpu compiles for chips that are not there
         "cuda": ["jax[cuda13]"],
+        "serve": ["starlette>=1.10.0", "uvicorn>=0.54.0"],  # a detector or features behind HTTP
         "parity": ["torch>=2.13.0", "peft>=0.21.2", "safetensors>=0.8.0"],  # only to run the PyTorch code beside ours
         # Grounding DINO and DINOv3 by their PyTorch models; transformers' own server of a vision-language model
         "judges": ["torch>=2.13.0", "torchvision>=0.28.0", "transformers[serving]>=5.24.0"],
@@ -64,6 +66,8 @@ setup(
             "pyyaml>=6.0.4",
             "ruff>=0.17.5",
             "scikit-image>=0.26.0",
+            "starlette>=1.10.0",
+            "uvicorn>=0.54.0",
         ],
     },
     classifiers=[

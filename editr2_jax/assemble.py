@@ -67,6 +67,7 @@ from editr2_jax.services.answer_cache import AnswerCache
 from editr2_jax.services.dinov3 import JaxDinoV3
 from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
 from editr2_jax.services.grounding_dino import GroundingDino
+from editr2_jax.services.remote import RemoteDetector, RemoteDetectorConfig, RemoteFeatures, RemoteFeaturesConfig
 from editr2_jax.services.torch_dinov3 import TorchDinoV3
 from editr2_jax.services.vlm_judge import VlmAnswerer, VlmConfig
 from editr2_jax.tabletop import perception, world
@@ -364,9 +365,19 @@ def suite(
     """
     rewards = config.rewards
     eyes = perception.Eyes()
+    services: dict[str, Any] = {}  # what is closed with the suite, and counted under these names
+
+    def one(name: str, make: Callable[[], T]) -> T:
+        """One pool and one cache for all rewards that ask the model."""
+        if name not in services:
+            services[name] = make()
+        return services[name]
+
+    one_vlm = lambda: one("judge", lambda: vlm_answerer(rewards.vlm))  # noqa: E731
     detectors = {
         "tabletop": lambda: perception.TabletopDetector(eyes),
         "grounding_dino": lambda: grounding_dino(rewards.grounding_dino),
+        "http": lambda: one("detector", lambda: _behind_http(RemoteDetector, RemoteDetectorConfig, rewards.detector_http)),
         "none": lambda: None,
     }
     features = {
@@ -374,14 +385,8 @@ def suite(
         "vit": lambda: VitFeatures(whole()),
         "dinov3": lambda: dinov3(rewards.dinov3),
         "dinov3_torch": lambda: dinov3_torch(rewards.dinov3),
+        "http": lambda: one("features", lambda: _behind_http(RemoteFeatures, RemoteFeaturesConfig, rewards.features_http)),
     }
-    services: dict[str, VlmAnswerer] = {}
-
-    def one_vlm() -> VlmAnswerer:
-        """One pool and one cache for all rewards that ask the model."""
-        if not services:
-            services["judge"] = vlm_answerer(rewards.vlm)
-        return services["judge"]
 
     answerers = {"tabletop": lambda: TabletopAnswerer(eyes), "vlm": one_vlm}
 
@@ -391,12 +396,12 @@ def suite(
 
     asked = {name: rewards.vlm[name] for name in ("language", "votes")} if rewards.answerer == "vlm" else {}
     edits = InstructionFollowingConfig(**asked, soft=rewards.answerer == "vlm" and rewards.vlm.soft)
-    detector = _choose("rewards.detector", rewards.detector, detectors)()
+    detector = _choose("rewards.detector", rewards.detector, detectors)
     eye = lambda: _choose("rewards.features", rewards.features, features)()  # noqa: E731
     votes, graded = asked.get("votes", 1), {"whole": rewards.trajectory_grade.whole, "turns": config.rollout.turns}
     makers = {
-        "if": lambda: InstructionFollowing(_needed(detector, "if"), answerer(), config=edits),
-        "cc": lambda: ContentConsistency(eye(), detector, config=ContentConsistencyConfig(inset=rewards.inset)),
+        "if": lambda: InstructionFollowing(_needed(detector(), "if"), answerer(), config=edits),
+        "cc": lambda: ContentConsistency(eye(), detector(), config=ContentConsistencyConfig(inset=rewards.inset)),
         "ga": lambda: GlobalAwareness(answerer(), config=GlobalAwarenessConfig(**asked)),
         "trajectory_grade": lambda: TrajectoryGrade(answerer(), config=TrajectoryGradeConfig(**asked, **graded)),
     }
@@ -413,10 +418,10 @@ def _published(config, detector, eye, answerer, votes: int) -> dict[str, Callabl
     """Makers of the rewards that the config wants in a published evaluator's arithmetic; EdiVal has no GA, so ours stays."""
 
     def following(whose) -> Reward:
-        return CompatInstructionFollowing(_needed(detector, "if"), answerer(), whose, votes=votes)
+        return CompatInstructionFollowing(_needed(detector(), "if"), answerer(), whose, votes=votes)
 
     def consistency(whose) -> Reward:
-        return whose(_with_tokens(eye(), config), _needed(detector, "cc"))
+        return whose(_with_tokens(eye(), config), _needed(detector(), "cc"))
 
     published = {
         "fixed": {},
@@ -432,10 +437,14 @@ def _published(config, detector, eye, answerer, votes: int) -> dict[str, Callabl
 
 def vlm_answerer(section) -> VlmAnswerer:
     """A vision-language model behind a server, from the section rewards.vlm; nothing is sent before it is asked."""
+    return _behind_http(VlmAnswerer, VlmConfig, section)
+
+
+def _behind_http(client: Callable[..., T], cls: type, section) -> T:
+    """A client with its pool and its cache: settings of all three stand side by side in one section."""
     part = lambda cls: settings(cls, {field.name: section[field.name] for field in dataclasses.fields(cls)})  # noqa: E731
-    model, endpoints = part(VlmConfig), Endpoints(part(EndpointsConfig))
-    cache = AnswerCache(section.cache, mode=section.cache_mode) if section.cache else None
-    return VlmAnswerer(model, endpoints, cache=cache)
+    model, endpoints = part(cls), Endpoints(part(EndpointsConfig))
+    return client(model, endpoints, cache=AnswerCache(section.cache, mode=section.cache_mode) if section.cache else None)
 
 
 def grounding_dino(section) -> GroundingDino:
@@ -446,7 +455,7 @@ def grounding_dino(section) -> GroundingDino:
 
 def dinov3(section) -> JaxDinoV3:
     """DINOv3 in JAX, from the section rewards.dinov3."""
-    return _loaded(_jax_dinov3, _existing("rewards.dinov3.folder", section.folder, "DINOv3"), size=section.size or None)
+    return _loaded(jax_dinov3, _existing("rewards.dinov3.folder", section.folder, "DINOv3"), size=section.size or None)
 
 
 def dinov3_torch(section) -> TorchDinoV3:
@@ -460,7 +469,8 @@ def _loaded(make: Callable[..., T], folder: Path | epath.Path, **how: Any) -> T:
     return make(folder, **how)
 
 
-def _jax_dinov3(folder: Path | epath.Path, *, size: int | None) -> JaxDinoV3:
+def jax_dinov3(folder: str | Path | epath.Path, *, size: int | None) -> JaxDinoV3:
+    """DINOv3 in JAX from a folder; size: side of the pictures, None: the folder's."""
     return JaxDinoV3(dinov3_weights.load_folder(folder), dinov3_pictures.read_rule(folder).at(size))
 
 

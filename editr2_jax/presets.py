@@ -30,6 +30,7 @@ from editr2_jax.runtime.hosts import HostsConfig
 from editr2_jax.runtime.mesh import MeshConfig
 from editr2_jax.runtime.profiling import ProfileConfig
 from editr2_jax.services.endpoints import EndpointsConfig
+from editr2_jax.services.remote import RemoteDetectorConfig, RemoteFeaturesConfig
 from editr2_jax.services.vlm_judge import VlmConfig
 from editr2_jax.training.edit_r2 import StepConfig
 from editr2_jax.training.loop import LoopConfig
@@ -78,8 +79,8 @@ def edit_r2() -> ConfigDict:
             "rewards": {
                 "use": ("if", "cc", "ga"),
                 "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4, "trajectory_grade": 1.0},  # of those in use
-                "detector": "tabletop",  # or "grounding_dino"; or "none": the whole picture counts as background
-                "features": "tabletop",  # or "dinov3", in JAX; "dinov3_torch"; or "vit": the checkpoint's own
+                "detector": "tabletop",  # or "grounding_dino"; "http": a server; or "none": the whole picture counts as background
+                "features": "tabletop",  # or "dinov3", in JAX; "dinov3_torch"; "http": a server; or "vit": the checkpoint's own
                 "grounding_dino": {"folder": "", "device": "cpu", "threshold": 0.25},  # boxes at or below it are not even looked at
                 "dinov3": {"folder": "", "device": "cpu", "size": 0},  # of PyTorch alone, the device; side of the picture, 0: the folder's
                 "answerer": "tabletop",  # or "vlm": the model of the section below
@@ -94,6 +95,18 @@ def edit_r2() -> ConfigDict:
                 },
                 "arithmetic": "fixed",  # of IF, CC and GA; or edit_r2, edival: as published, defects included, to compare numbers
                 "trajectory_grade": {"whole": False},  # whole: one question a trajectory, about its last turn, and one score
+                "detector_http": {
+                    **_section(RemoteDetectorConfig),
+                    **_section(EndpointsConfig, urls=("http://127.0.0.1:8100/v1",)),
+                    "cache": "",
+                    "cache_mode": "use",
+                },
+                "features_http": {
+                    **_section(RemoteFeaturesConfig),
+                    **_section(EndpointsConfig, urls=("http://127.0.0.1:8101/v1",), max_response_bytes=300_000_000),
+                    "cache": "",  # large: a picture's features take 4 (1 + h w) D bytes, 1 MB of ViT-L/16 at 256x256 pixels
+                    "cache_mode": "use",
+                },
                 "inset": 0.2,  # of a box's side, cut off once the background may change; the reference has 0
                 "workers": 2,
                 "max_error_share": 0.05,

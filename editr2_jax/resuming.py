@@ -33,8 +33,10 @@ from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig, TrainState
 
 _SPOOL = "spool"
-JUDGE_ADDRESS = tuple(  # where a judge is and how patiently it is asked does not change what it says
-    f"rewards.vlm.{name}" for name in (*(field.name for field in dataclasses.fields(EndpointsConfig)), "cache", "cache_mode")
+JUDGE_ADDRESS = tuple(  # where a service is and how patiently it is asked does not change what it says
+    f"rewards.{section}.{name}"
+    for section in ("vlm", "detector_http", "features_http")
+    for name in (*(field.name for field in dataclasses.fields(EndpointsConfig)), "cache", "cache_mode")
 )
 RESUMABLE = (  # what may be changed between two starts of a run
     *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
@@ -122,6 +124,8 @@ def judging(config) -> dict[str, Any]:
     section, rewards = _deciding(config)["rewards"], config.rewards
     asked = {
         "vlm": rewards.answerer == "vlm",
+        "detector_http": rewards.detector == "http",
+        "features_http": rewards.features == "http",
         "grounding_dino": rewards.detector == "grounding_dino",
         "dinov3": rewards.features in ("dinov3", "dinov3_torch"),
     }

@@ -66,12 +66,12 @@ class AnswerCache:
         """Bytes on disk, the write-ahead log included."""
         return sum(path.stat().st_size for path in (self._path, self._path.with_name(self._path.name + "-wal")) if path.exists())
 
-    def get(self, key: str) -> str | None:
+    def get(self, key: str) -> str | bytes | None:
         """The answer that was given, or None."""
         rows = self._run("SELECT answer FROM answers WHERE key = ?", (key,))
         return rows[0][0] if rows else None
 
-    def put(self, key: str, answer: str, *, about: Mapping[str, Any]) -> str:
+    def put(self, key: str, answer: str | bytes, *, about: Mapping[str, Any]) -> str | bytes:
         """Keeps an answer, once it is safely on disk, and returns the one that is kept: the first, should two have asked at once.
 
         about: what was asked, without pictures, for whoever reads the file.

@@ -1,7 +1,7 @@
-"""One pool of endpoints that speak the OpenAI protocol: a question goes to the least busy one that is well, until one answers it.
+"""One pool of endpoints, OpenAI's protocol or that of wire.py: a question goes to the least busy one that is well, until one answers it.
 
     what happened                                  what follows
-    timeout, connection lost, 5xx, no JSON         tried again elsewhere or later, `retries` times; counts against the endpoint
+    timeout, connection lost, 5xx, unreadable      tried again elsewhere or later, `retries` times; counts against the endpoint
     429, and 503 with Retry-After                  the endpoint rests for as long as it says; costs no try, but ends after `outage_s`
     any other 4xx, a redirect, too long an answer  an error at once: the same request would be refused again
     all endpoints down for `outage_s`              an error at once, until one of them answers a probe
@@ -17,7 +17,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import ipaddress
-import json
 import math
 import os
 import random
@@ -30,6 +29,7 @@ import httpx2
 
 from editr2_jax.rewards.base import ServiceError
 from editr2_jax.services.health import Health
+from editr2_jax.services.wire import JSON, Form
 
 T = TypeVar("T")
 _SHOWN = 300  # characters of a server's words that an error repeats
@@ -78,6 +78,17 @@ class _Failed(Exception):
         self.kind, self.rest_s = kind, rest_s
 
 
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """A request as it is sent, every time that it is."""
+
+    path: str
+    body: bytes
+    key: str
+    form: Form
+    read: Callable[[Any], Any]
+
+
 class Endpoints:
     """The pool. Safe to use from many threads; starts its own with the first request. Close it, or use it as a context manager."""
 
@@ -103,18 +114,19 @@ class Endpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def post(self, path: str, body: Mapping[str, Any], *, key: str, read: Callable[[Any], T]) -> T:
-        """Sends a JSON body to `path` below an endpoint's URL and waits for what `read` makes of the JSON that comes back.
+    def post(self, path: str, body: Mapping[str, Any], *, key: str, read: Callable[[Any], T], form: Form = JSON) -> T:
+        """Sends a body to `path` below an endpoint's URL and waits for what `read` makes of the message that comes back.
 
         Args:
             key: names the request, the same at every try, so that a server or a gateway can tell a repetition (Idempotency-Key).
-            read: raises ValueError for JSON that is no answer; that is tried again like a broken one.
+            read: raises ValueError for a message that is no answer; that is tried again like a broken one.
+            form: how both are written.
         Raises ServiceError when no endpoint answers.
         """
-        content = json.dumps(body).encode()
+        question = _Question(path, form.write(body), key, form, read)
         with self._starting:  # nobody can close the loop between the check and the sending
             loop = self._running()
-            sent = asyncio.run_coroutine_threadsafe(self._answer(path, content, key, read), loop)
+            sent = asyncio.run_coroutine_threadsafe(self._answer(question), loop)
         try:
             return sent.result()
         except concurrent.futures.CancelledError:
@@ -138,12 +150,12 @@ class Endpoints:
 
     # In the loop ---------------------------------------------------------------------------------------------------------------------
 
-    async def _answer(self, path: str, body: bytes, key: str, read: Callable[[Any], T]) -> T:
+    async def _answer(self, question: _Question) -> Any:
         tries, busy_since = 0, None
         while True:
             health = await self._place()
             try:
-                return await self._counted(health, path, body, key, read)
+                return await self._counted(health, question)
             except _Failed as failed:
                 failure = failed
             finally:
@@ -156,18 +168,18 @@ class Endpoints:
                 continue
             tries += 1
             if failure.kind in ("refused", "too_large"):
-                raise ServiceError(f"{health.url}{path}: {failure}")
+                raise ServiceError(f"{health.url}{question.path}: {failure}")
             if tries > self._config.retries:
-                raise ServiceError(f"{health.url}{path}: no answer after {tries} tries; the last one: {failure}")
+                raise ServiceError(f"{health.url}{question.path}: no answer after {tries} tries; the last one: {failure}")
             self._counts["retries"] += 1
             await asyncio.sleep(self._backoff(tries - 1))
 
-    async def _counted(self, health: Health, path: str, body: bytes, key: str, read: Callable[[Any], T]) -> T:
+    async def _counted(self, health: Health, question: _Question) -> Any:
         """One request, and what it tells about the endpoint."""
         self._counts["requests"] += 1
         started = self._now()
         try:
-            answer = await self._once(health.url + path, body, key, read)
+            answer = await self._once(health.url + question.path, question)
         except _Failed as failure:
             self._counts[f"failures_{failure.kind}"] += 1
             if failure.rest_s is not None:
@@ -184,10 +196,12 @@ class Endpoints:
         self._counts["answer_seconds"] += self._now() - started
         return answer
 
-    async def _once(self, url: str, body: bytes, key: str, read: Callable[[Any], T]) -> T:
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key, **self._headers()}
+    async def _once(self, url: str, question: _Question) -> Any:
+        form = question.form.media_type
+        headers = {"Content-Type": form, "Accept": form, "Idempotency-Key": question.key, **self._headers()}
+        request = {"content": question.body, "headers": headers}
         try:
-            async with asyncio.timeout(self._config.timeout_s), self._client.stream("POST", url, content=body, headers=headers) as response:
+            async with asyncio.timeout(self._config.timeout_s), self._client.stream("POST", url, **request) as response:
                 content = await self._content(response)
         except httpx2.ConnectTimeout as error:
             raise _Failed("connection", f"no connection within {self._config.connect_s:g} s") from error
@@ -197,7 +211,7 @@ class Endpoints:
             raise _Failed("connection", f"connection lost or refused ({type(error).__name__}: {self._short(str(error))})") from error
         self._refuse_status(response, content)
         try:
-            return read(json.loads(content))
+            return question.read(question.form.read(content))
         except (ValueError, RecursionError) as error:
             raise _Failed("malformed", f"the answer cannot be read ({self._short(str(error))})") from error
 
@@ -209,7 +223,9 @@ class Endpoints:
         async for part in response.aiter_raw():
             content += part
             if len(content) > limit:
-                raise _Failed("too_large", f"the answer is longer than max_response_bytes={limit}; lower max_tokens, or raise the limit")
+                raise _Failed(
+                    "too_large", f"the answer is longer than max_response_bytes={limit}; lower max_tokens (of a judge), or raise the limit"
+                )
         return bytes(content)
 
     def _refuse_status(self, response: httpx2.Response, content: bytes) -> None:

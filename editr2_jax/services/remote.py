@@ -1,0 +1,173 @@
+"""The detector and the feature extractor that stand behind `python -m editr2_jax serve`, on this machine or on another.
+
+What comes back is what the model gives in process, bit for bit, or a ServiceError: an answer that is not whole, not finite, of another
+number of pictures, with a box outside the picture or from another model is no answer. Pictures travel as lossless PNG. With a cache nothing
+is asked twice: detections are found by picture and phrases, features by their picture alone, so that a source picture and its crops are
+embedded once for all rollouts and turns.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from editr2_jax.rewards.base import Detection, Features, ServiceError
+from editr2_jax.services import answer_cache, wire
+from editr2_jax.services.answer_cache import AnswerCache
+from editr2_jax.services.endpoints import Endpoints
+from editr2_jax.services.wire import MSGPACK
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RemoteDetectorConfig:
+    """Which detector is asked."""
+
+    model: str = ""  # as the server names it (URL/models); an endpoint that serves another one is an error
+
+    def __post_init__(self):
+        if not self.model:
+            raise ValueError(f"{type(self).__name__}.model is empty; give the name that `editr2_jax serve` printed (see URL/models).")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RemoteFeaturesConfig(RemoteDetectorConfig):
+    """Which feature extractor is asked, and how many pictures at a time: at most what the server takes."""
+
+    max_pictures: int = 64
+    max_pixels: int = 16 << 20  # together; a larger picture goes alone
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.max_pictures, self.max_pixels) < 1:
+            raise ValueError(f"RemoteFeaturesConfig: max_pictures={self.max_pictures}, max_pixels={self.max_pixels}; give at least 1.")
+
+
+class _Remote:
+    """A model behind a pool. Thread-safe. Owns pool and cache: closing it closes them."""
+
+    def __init__(self, config: RemoteDetectorConfig, endpoints: Endpoints, *, cache: AnswerCache | None = None):
+        self._config, self._endpoints, self._cache = config, endpoints, cache
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._counting = threading.Lock()
+
+    def close(self) -> None:
+        """Ends requests on their way, and lets go of the cache."""
+        self._endpoints.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def counters(self) -> dict[str, float]:
+        """The pool's counts since the start, and what the cache answered."""
+        return self._endpoints.counters() | {name: float(count) for name, count in self._counts.copy().items()}
+
+    def _post(self, path: str, body: Mapping[str, Any], key: str, read: Callable[[Mapping[str, Any]], Any]) -> Any:
+        return self._endpoints.post(path, body, key=key, read=lambda told: read(self._mine(told)), form=MSGPACK)
+
+    def _mine(self, told: Any) -> Mapping[str, Any]:
+        """An answer, if it is the model's."""
+        if not isinstance(told, dict) or not isinstance(told.get("model"), str):
+            raise ValueError("no answer of `editr2_jax serve`")
+        if told["model"] != self._config.model:
+            raise ValueError(f"this endpoint serves {told['model']!r}, and {self._config.model!r} is asked for")
+        return told
+
+    def _known(self, key: str, read: Callable[[Any], Any]) -> Any:
+        """What the cache has; None where it has nothing. Raises ServiceError for what cannot be read, and in replay for what is missing."""
+        if self._cache is None:
+            return None
+        kept = self._cache.get(key)
+        with self._counting:
+            self._counts["cache_misses" if kept is None else "cache_hits"] += 1
+        if kept is not None:
+            try:
+                return read(kept)
+            except ValueError as error:
+                raise ServiceError(f"The answer cache holds what is no answer ({error}; key {key[:12]}); remove the file.") from error
+        if self._cache.replays:
+            raise ServiceError(f"Replay has no answer of {self._config.model!r} to this ({key[:12]}); record it with the mode 'use'.")
+        return None
+
+
+class RemoteDetector(_Remote):
+    """A detector behind HTTP."""
+
+    def detect(self, picture: np.ndarray, phrases: Sequence[str]) -> list[Detection]:
+        """All instances of all phrases. Raises ServiceError, saying why, when there is no answer."""
+        about = {"model": self._config.model, "phrases": list(phrases)}
+        key = answer_cache.key_of({"kind": "detect", **about}, [picture])
+        known = self._known(key, lambda kept: wire.read_detections(json.loads(kept), phrases))
+        if known is not None:
+            return known
+        body = {"picture": wire.to_png(picture), "phrases": list(phrases)}
+        found = self._post("/detect", body, key, lambda told: wire.read_detections(told.get("detections"), phrases))
+        if self._cache is not None:
+            self._cache.put(key, json.dumps(wire.detections_message(found)), about=about)
+        return found
+
+
+class RemoteFeatures(_Remote):
+    """A feature extractor behind HTTP."""
+
+    _config: RemoteFeaturesConfig
+
+    def embed(self, pictures: Sequence[np.ndarray]) -> Features:
+        """Embeddings in order. Raises ServiceError, saying why, when there is no answer to one of them; ValueError for no picture."""
+        if not pictures:
+            raise ValueError("RemoteFeatures.embed wants at least one picture.")
+        if self._cache is None:
+            return self._asked(pictures)
+        keys = [self._key([picture]) for picture in pictures]
+        known = {key: self._known(key, _unpacked) for key in dict.fromkeys(keys)}
+        fresh = {key: picture for key, picture in zip(keys, pictures, strict=True) if known[key] is None}
+        if fresh:
+            told = self._asked(list(fresh.values()))
+            for row, key in enumerate(fresh):
+                known[key] = _unpacked(self._cache.put(key, _packed(told, row), about={"model": self._config.model}))
+        return _joined([known[key] for key in keys])
+
+    def _asked(self, pictures: Sequence[np.ndarray]) -> Features:
+        """From the server; small requests go as one, as they would in process."""
+        return _joined([self._request(chunk) for chunk in self._chunks(pictures)])
+
+    def _request(self, pictures: Sequence[np.ndarray]) -> Features:
+        read = lambda told: wire.read_features(told.get("cls"), told.get("patches"), len(pictures))  # noqa: E731
+        return self._post("/embed", {"pictures": [wire.to_png(picture) for picture in pictures]}, self._key(pictures), read)
+
+    def _key(self, pictures: Sequence[np.ndarray]) -> str:
+        return answer_cache.key_of({"kind": "embed", "model": self._config.model}, pictures)
+
+    def _chunks(self, pictures: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """The pictures in order, in lists that a request may have."""
+        chunk, pixels = [], 0
+        for picture in pictures:
+            size = picture.shape[0] * picture.shape[1]
+            if chunk and (len(chunk) == self._config.max_pictures or pixels + size > self._config.max_pixels):
+                yield chunk
+                chunk, pixels = [], 0
+            chunk.append(picture)
+            pixels += size
+        yield chunk
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    if len(shapes := {part.patches.shape[1:] for part in parts}) > 1:
+        raise ServiceError(f"The feature extractor answers in several shapes, {sorted(shapes)}; let one name stand for one model.")
+    return Features(cls=np.concatenate([part.cls for part in parts]), patches=np.concatenate([part.patches for part in parts]))
+
+
+def _packed(features: Features, row: int) -> bytes:
+    """One picture's features as the cache keeps them."""
+    return MSGPACK.write({name: MSGPACK.array(getattr(features, name)[row : row + 1]) for name in ("cls", "patches")})
+
+
+def _unpacked(kept: bytes) -> Features:
+    told = MSGPACK.read(kept)
+    if not isinstance(told, dict):
+        raise ValueError("no features")
+    return wire.read_features(told.get("cls"), told.get("patches"), 1)

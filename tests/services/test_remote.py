@@ -1,0 +1,186 @@
+"""The detector and the extractor behind HTTP, in the place of those in process."""
+
+import concurrent.futures
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pytest
+import test_server
+from eyes_server import EyesServer
+from faulty_eyes import DOUBLE, NORMAL, NOT_FINITE, TOO_FEW, WIDE
+from judge_server import PATIENT
+
+from editr2_jax.rewards.base import Detection, Detector, FeatureExtractor, ServiceError
+from editr2_jax.services.answer_cache import AnswerCache
+from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
+from editr2_jax.services.remote import RemoteDetector, RemoteDetectorConfig, RemoteFeatures, RemoteFeaturesConfig
+from editr2_jax.tabletop import perception
+
+PICTURE, NAMES = test_server.PICTURE, test_server.NAMES
+OTHERS = [PICTURE, PICTURE[:20, :31], 255 - PICTURE, PICTURE[::-1], PICTURE]
+QUICK = PATIENT | {"retries": 1, "max_response_bytes": 50_000_000}
+
+
+@pytest.fixture(scope="module")
+def servers():
+    with EyesServer("detector") as detector, EyesServer("features", "--max-pictures=3") as features:
+        yield detector, features
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    with EyesServer("detector", kind="faulty") as detector, EyesServer("features", kind="faulty") as features:
+        yield detector, features
+
+
+def detector_at(*servers, model="tabletop", cache=None, **settings):
+    endpoints = Endpoints(EndpointsConfig(urls=tuple(server.url for server in servers), **QUICK | settings))
+    return RemoteDetector(RemoteDetectorConfig(model=model), endpoints, cache=cache)
+
+
+def features_at(*servers, model="tabletop", cache=None, pictures=64, pixels=1 << 24, **settings):
+    endpoints = Endpoints(EndpointsConfig(urls=tuple(server.url for server in servers), **QUICK | settings))
+    return RemoteFeatures(RemoteFeaturesConfig(model=model, max_pictures=pictures, max_pixels=pixels), endpoints, cache=cache)
+
+
+def same(a, b):
+    return a.cls.tobytes() == b.cls.tobytes() and a.patches.tobytes() == b.patches.tobytes() and a.patches.shape == b.patches.shape
+
+
+def test_they_say_what_those_in_process_say(servers):
+    with closing(detector_at(servers[0])) as detector, closing(features_at(servers[1])) as features:
+        assert isinstance(detector, Detector) and isinstance(features, FeatureExtractor)
+        assert detector.detect(PICTURE, NAMES) == perception.TabletopDetector().detect(PICTURE, NAMES) != []
+        assert detector.detect(PICTURE, []) == [] == detector.detect(PICTURE, ["no such thing"])
+        assert same(features.embed(OTHERS[:3]), perception.TabletopFeatures().embed(OTHERS[:3]))
+
+
+def test_many_pictures_go_in_requests_that_the_server_takes(servers):
+    here = perception.TabletopFeatures().embed(OTHERS)
+    for settings, requests in (({"pictures": 3}, 2), ({"pictures": 3, "pixels": 48 * 48 * 2}, 3), ({"pixels": 1}, 5)):
+        with closing(features_at(servers[1], **settings)) as features:
+            np.testing.assert_allclose(features.embed(OTHERS).patches, here.patches, atol=1e-6)
+            assert features.counters()["requests"] == requests
+    with closing(features_at(servers[1])) as features, pytest.raises(ServiceError, match="status 400.*at most|status 400.*send 1 to 3"):
+        features.embed(OTHERS)
+    with closing(features_at(servers[1])) as features, pytest.raises(ValueError, match="at least one picture"):
+        features.embed([])
+
+
+def test_with_a_cache_nothing_is_asked_twice(servers, tmp_path):
+    cache = lambda mode="use": AnswerCache(tmp_path / "answers.sqlite", mode=mode)  # noqa: E731
+    with (
+        closing(detector_at(servers[0], cache=cache())) as detector,
+        closing(features_at(servers[1], cache=cache(), pictures=3)) as features,
+    ):
+        boxes, first = detector.detect(PICTURE, NAMES), features.embed(OTHERS)
+        assert detector.detect(PICTURE, NAMES) == boxes and same(features.embed(OTHERS), first)
+        assert detector.counters()["requests"] == 1 and features.counters()["requests"] == 2  # four pictures, three at a time
+        assert features.counters()["cache_hits"] == features.counters()["cache_misses"] == 4  # the fifth is the first
+        detector.detect(PICTURE, NAMES[:2])
+        assert detector.counters()["requests"] == 2  # other words
+    with (
+        closing(detector_at(servers[0], cache=cache("replay"))) as detector,
+        closing(features_at(servers[1], cache=cache("replay"))) as features,
+    ):
+        assert detector.detect(PICTURE, NAMES) == boxes and same(features.embed(OTHERS[::-1][:2]), features.embed([OTHERS[0], OTHERS[3]]))
+        assert "requests" not in detector.counters() | features.counters()
+        for ask in (lambda: detector.detect(255 - PICTURE, NAMES), lambda: features.embed([PICTURE[:9]])):
+            with pytest.raises(ServiceError, match="Replay has no answer of 'tabletop'"):
+                ask()
+
+
+def test_another_model_s_cache_is_not_asked_and_a_spoilt_one_is_no_answer(servers, tmp_path):
+    path = tmp_path / "answers.sqlite"
+    with closing(features_at(servers[1], cache=AnswerCache(path))) as features:
+        features.embed([PICTURE])
+    with closing(features_at(servers[1], model="another", cache=AnswerCache(path))) as features:
+        with pytest.raises(ServiceError, match="this endpoint serves 'tabletop', and 'another' is asked for"):
+            features.embed([PICTURE])
+    base = sqlite3.connect(path)
+    base.execute("UPDATE answers SET answer = ?", (b"\x80",))
+    base.commit()
+    base.close()
+    with (
+        closing(features_at(servers[1], cache=AnswerCache(path))) as features,
+        pytest.raises(ServiceError, match="holds what is no answer"),
+    ):
+        features.embed([PICTURE])
+
+
+def test_another_model_is_an_error_and_so_is_another_kind_of_server(servers):
+    with closing(detector_at(servers[0], model="grounding-dino")) as detector:
+        with pytest.raises(ServiceError, match="serves 'tabletop', and 'grounding-dino' is asked for"):
+            detector.detect(PICTURE, NAMES)
+    with closing(detector_at(servers[1])) as detector, pytest.raises(ServiceError, match="this server answers POST /v1/embed"):
+        detector.detect(PICTURE, NAMES)
+    for config in (RemoteDetectorConfig, RemoteFeaturesConfig):
+        with pytest.raises(ValueError, match=f"{config.__name__}.model is empty"):
+            config()
+    with pytest.raises(ValueError, match="at least 1"):
+        RemoteFeaturesConfig(model="x", max_pictures=0)
+
+
+@pytest.mark.parametrize(
+    "phrase, word", [("outside", "five numbers"), ("nan", "five numbers"), ("unasked", "nobody asked"), ("RuntimeError", "500")]
+)
+def test_detections_that_cannot_be_are_no_answer(faulty, phrase, word):
+    with closing(detector_at(faulty[0], model="faulty", breaker_failures=99)) as detector:
+        with pytest.raises(ServiceError, match=word):
+            detector.detect(PICTURE, [phrase])
+        assert detector.counters()["retries"] == 1
+        whole = Detection(box=(0.0, 0.0, 1.0, 1.0), score=PICTURE[0, 0, 0] / 255, phrase="ball")
+        assert detector.detect(PICTURE, ["ball"]) == [whole]
+
+
+def test_what_the_model_does_not_take_is_not_asked_again(faulty):
+    with closing(detector_at(faulty[0], model="faulty")) as detector:
+        with pytest.raises(ServiceError, match="this phrase is not for me"):
+            detector.detect(PICTURE, ["ValueError"])
+        assert detector.counters()["requests"] == 1
+
+
+@pytest.mark.parametrize("what, word", [(NOT_FINITE, "not finite"), (TOO_FEW, "500"), (DOUBLE, "500.*float64")])
+def test_features_that_cannot_be_are_no_answer(faulty, what, word):
+    picture = lambda value: np.full((2, 2, 3), value, np.uint8)  # noqa: E731
+    with closing(features_at(faulty[1], model="faulty", breaker_failures=99)) as features:
+        with pytest.raises(ServiceError, match=word):
+            features.embed([picture(what), picture(7)])
+        np.testing.assert_array_equal(features.embed([picture(NORMAL), picture(7)]).cls, [[0, 0, 0, 2], [7, 7, 7, 2]])
+
+
+def test_features_of_two_shapes_are_not_put_together(faulty):
+    picture = lambda value: np.full((2, 2, 3), value, np.uint8)  # noqa: E731
+    with closing(features_at(faulty[1], model="faulty", pictures=1)) as features:
+        with pytest.raises(ServiceError, match="several shapes"):
+            features.embed([picture(NORMAL), picture(WIDE)])
+
+
+def test_a_full_house_is_waited_for():
+    with EyesServer("detector", "max_requests=1", kind="faulty") as server:
+        with closing(detector_at(server, model="faulty", backoff_max_s=0.2)) as detector, concurrent.futures.ThreadPoolExecutor(8) as pool:
+            phrases = [f"sleep 0.05{number}" for number in range(8)]
+            found = list(pool.map(lambda phrase: detector.detect(PICTURE, [phrase])[0].phrase, phrases))
+            counted = detector.counters()
+    assert found == phrases and counted["answers"] == 8 and counted["rests"] > 0 and "retries" not in counted
+
+
+def test_a_token_goes_along_and_its_lack_is_explained(monkeypatch):
+    monkeypatch.setenv("EYES_TOKEN", test_server.TOKEN)
+    with EyesServer("detector", "--token-env=EYES_TOKEN") as server:
+        with closing(detector_at(server, token_env="EYES_TOKEN")) as detector:
+            assert detector.detect(PICTURE, NAMES)
+        with closing(detector_at(server)) as detector, pytest.raises(ServiceError, match="token_env"):
+            detector.detect(PICTURE, NAMES)
+
+
+def test_one_that_dies_is_replaced_by_the_other_and_none_is_an_error(servers):
+    with EyesServer("detector") as mortal:
+        with closing(detector_at(mortal, servers[0], retries=4, outage_s=0.5)) as detector:
+            mortal.process.kill()
+            mortal.process.wait()
+            for row in range(6):
+                assert detector.detect(np.roll(PICTURE, row, 1), NAMES) is not None
+        with closing(detector_at(mortal, outage_s=0.5)) as detector, pytest.raises(ServiceError, match="connection lost or refused"):
+            detector.detect(PICTURE, NAMES)
