@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from editr2_jax import assemble, experiment, resuming
+from editr2_jax import assemble, experiment, judging, resuming
 from editr2_jax.data import session_source
 from editr2_jax.evaluation import tables
 from editr2_jax.evaluation.benchmarks import agreement as agreements
@@ -211,7 +211,7 @@ def _suite(config, directory: Path, *, watch, store: VerdictStore | None = None,
         changed.rewards.use = tuple(use) or changed.rewards.use
         if changed.rewards.answerer == "vlm" and not changed.rewards.vlm.cache:
             changed.rewards.vlm.cache = str(directory / "answers.sqlite")
-    return changed, assemble.suite(changed, lambda: _model(config), store=store, watch=watch)
+    return changed, judging.suite(changed, lambda: _model(config), store=store, watch=watch)
 
 
 def _model(config):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from editr2_jax import assemble, resuming
+from editr2_jax import assemble, judging, resuming
 from editr2_jax.assemble import Model
 from editr2_jax.data import images, pipeline, session_source
 from editr2_jax.doctor import checks, known_pairs
@@ -237,7 +237,7 @@ def make_recipe(
             seed=config.seed,
             remember=config.data.remember,
         )
-    suite = assemble.suite(config, lambda: merged(model.network, model.weights), store=store)
+    suite = judging.suite(config, lambda: merged(model.network, model.weights), store=store)
     lasting = {"hosts": hosts, "spool": spool, "should_stop": stop, "seeing": seeing}
     lasting = {name: value for name, value in lasting.items() if value is not None}
     told = {"tokenizer": model.tokenizer, "flow": policy.flow, "suite": suite}
@@ -392,7 +392,7 @@ class _Evaluations:
             store.step = int(state.step)
         weights = self._model.to_play(state.shown)
         doing = contextlib.nullcontext() if hosts is None else hosts.phase("evaluation", step=int(state.step))
-        with doing, assemble.suite(self._config, lambda: merged(self._model.network, weights), store=store) as suite:
+        with doing, judging.suite(self._config, lambda: merged(self._model.network, weights), store=store) as suite:
             outcome = runner.play(
                 self._player,
                 weights,

@@ -11,7 +11,7 @@ import numpy as np
 import tiny_world
 from flax import nnx
 
-from editr2_jax import assemble
+from editr2_jax import assemble, judging
 from editr2_jax.cli import common
 from editr2_jax.doctor import known_pairs
 from editr2_jax.doctor.settings import DoctorConfig
@@ -57,7 +57,7 @@ def samples() -> tuple[Sample, ...]:
 
 def recipe(**more) -> EditR2:
     parts = {"player": tiny_world.player(), "updater": tiny_world.updater(), "frozen": tiny_world.moved().frozen}
-    parts["suite"] = assemble.suite(config(), lambda: None)
+    parts["suite"] = judging.suite(config(), lambda: None)
     settings = {"tokenizer": tiny_world.Words(), "seed": SEED, "advantage": AdvantageConfig(), "config": STEP}
     return EditR2(**parts | settings | more)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from editr2_jax import assemble, experiment
+from editr2_jax import assemble, experiment, judging
 from editr2_jax.cli import common
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.flow.sde_window import WindowConfig
@@ -103,7 +103,7 @@ def test_a_reward_of_one_s_own_joins_those_of_a_config():
     with config.unlocked():
         config.rewards.weights.half = 0.3
     session, source, drawn = world.make_session("train", 0, 0, turns=1, size=(48, 48))
-    with assemble.suite(config, whole=None, more=[Half()]) as suite:
+    with judging.suite(config, whole=None, more=[Half()]) as suite:
         assert suite.names == ("cc", "half")
         scores = suite.score([[Episode(session=session, pictures=(source, source))]])
     assert scores.combined[0, 0] == pytest.approx((0.3 * scores.values["cc"][0, 0] + 0.3 * 0.5) / 0.6)
@@ -125,12 +125,12 @@ class Eyes:
 @pytest.mark.parametrize(("arithmetic", "value"), [("fixed", 1.0), ("edit_r2", 0.5), ("edival", 0.5)])
 def test_the_arithmetic_of_a_config_is_that_of_its_rewards(monkeypatch, arithmetic, value):
     """Where nothing is found: ours compares the whole picture, Edit-R2 says 0.5, EdiVal takes a lost object for 0."""
-    monkeypatch.setattr(assemble.perception, "TabletopDetector", lambda eyes: Eyes())
-    monkeypatch.setattr(assemble.perception, "TabletopFeatures", Eyes)
+    monkeypatch.setattr(judging.perception, "TabletopDetector", lambda eyes: Eyes())
+    monkeypatch.setattr(judging.perception, "TabletopFeatures", Eyes)
     config = common.load_config(str(CONFIGS / "tabletop_edit_r2.py"), [("rewards.use", "cc"), ("rewards.arithmetic", arithmetic)])
     session, source, _ = world.make_session("train", 0, 0, turns=1, size=(48, 48))
     named = dataclasses.replace(session.turns[0], bg_consistency=True, unchanged_objects=("ball",), all_objects=("ball",))
-    with assemble.suite(config, whole=None) as suite:
+    with judging.suite(config, whole=None) as suite:
         scores = suite.score([[Episode(session=dataclasses.replace(session, turns=(named,)), pictures=(source, source))]])
     assert scores.values["cc"][0, 0] == pytest.approx(value, abs=1e-5)
 
@@ -138,7 +138,7 @@ def test_the_arithmetic_of_a_config_is_that_of_its_rewards(monkeypatch, arithmet
 def test_features_without_registers_have_no_published_consistency():
     config = common.load_config(str(CONFIGS / "tabletop_edit_r2.py"), [("rewards.use", "cc"), ("rewards.arithmetic", "edival")])
     with pytest.raises(ValueError, match="rewards.features=tabletop shows none; take a DINOv3, or 'cc' out of rewards.use"):
-        assemble.suite(config, whole=None)
+        judging.suite(config, whole=None)
 
 
 def test_every_config_is_here():

@@ -19,12 +19,12 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
     if args.rollouts < 1 or args.step_s < 0:
         raise ValueError(f"--rollouts={args.rollouts} --step_s={args.step_s}: give at least one rollout, and no negative seconds.")
-    from editr2_jax import assemble
+    from editr2_jax import judging
     from editr2_jax.rewards import load
 
     config = args.config
     config.rewards.vlm.cache = ""  # an answer that is known takes no time
-    with assemble.suite(config, _no_model) as suite:
+    with judging.suite(config, _no_model) as suite:
         sources = _sources(config, args.rollouts)
         measured = load.measure(suite, sources, turns=config.rollout.turns, rollouts=args.rollouts, seed=config.seed)
     print("\n".join(_told(config, measured, args.step_s)))

@@ -64,9 +64,9 @@ def _features(argv: list[str]) -> int:
 
             return TabletopFeatures()
         if args.kind == "dinov3":
-            from editr2_jax import assemble
+            from editr2_jax import judging
 
-            return assemble.jax_dinov3(args.folder, size=args.size)
+            return judging.jax_dinov3(args.folder, size=args.size)
         from editr2_jax.services.torch_dinov3 import TorchDinoV3
 
         return TorchDinoV3(args.folder, device=args.device, size=args.size)

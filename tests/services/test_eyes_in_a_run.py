@@ -5,7 +5,7 @@ import pytest
 import tiny_eyes
 from small_checkpoint import CONFIG, call
 
-from editr2_jax import assemble, presets, resuming
+from editr2_jax import judging, presets, resuming
 from editr2_jax.records import Episode
 from editr2_jax.runtime import metrics
 from editr2_jax.tabletop import world
@@ -25,14 +25,14 @@ def identity():
 
 def told(made) -> str:
     with pytest.raises(ValueError) as caught:
-        assemble.suite(made, whole=None)
+        judging.suite(made, whole=None)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("arithmetic", ["fixed", "edit_r2", "edival"])
 def test_the_same_picture_is_consistent_with_itself_seen_by_dinov3(arithmetic):
     made = config(features="dinov3", dinov3={"folder": str(dinov3_cases.FOLDER / "plain")}, arithmetic=arithmetic)
-    with assemble.suite(made, whole=None) as suite:
+    with judging.suite(made, whole=None) as suite:
         ((verdict,),) = suite.score(identity()).verdicts["cc"]
     assert verdict.value == pytest.approx(1.0, abs=1e-5) and {"object", "background"} <= set(verdict.detail)
 

@@ -4,7 +4,7 @@ import pytest
 from judge_server import PATIENT
 from small_checkpoint import CONFIG, call
 
-from editr2_jax import assemble, presets, resuming
+from editr2_jax import judging, presets, resuming
 from editr2_jax.records import Episode
 from editr2_jax.runtime import metrics
 from editr2_jax.tabletop import world
@@ -24,13 +24,13 @@ def episodes(rows=3):
 
 def test_a_config_s_judge_is_asked_in_its_language_as_often_as_it_says(server, tmp_path):
     settings = {"language": "zh", "votes": 2, "temperature": 0.5, "cache": str(tmp_path / "answers.sqlite")}
-    with assemble.suite(config(server, **settings), whole=None) as suite:
+    with judging.suite(config(server, **settings), whole=None) as suite:
         first = suite.score(episodes())
         counted = suite.counted()
     assert counted["judge/requests"] == counted["judge/cache_misses"] == len(server.questions()) == 6 and first.error_share == 0
     assert "请按顺序检查每一次编辑" in server.questions()[0]["prompt"]
     server.kill()
-    with assemble.suite(config(server, **settings, cache_mode="replay"), whole=None) as suite:
+    with judging.suite(config(server, **settings, cache_mode="replay"), whole=None) as suite:
         again = suite.score(episodes())
         assert suite.counted() == {"judge/cache_hits": 6.0}
     assert repr(again.verdicts) == repr(first.verdicts)
@@ -40,7 +40,7 @@ def test_a_config_s_judge_is_asked_in_its_language_as_often_as_it_says(server, t
 def test_if_and_ga_share_one_judge_and_if_may_be_soft(server):
     made = config(server, soft=True)
     made.rewards.use = ("if", "ga")
-    with assemble.suite(made, whole=None) as suite:
+    with judging.suite(made, whole=None) as suite:
         suite.score(episodes(rows=6))
         assert suite.counted()["judge/requests"] == len(server.questions())
     kinds = {"ga" if "first_failed_turn" in question["prompt"] else "if" for question in server.questions()}
@@ -50,14 +50,14 @@ def test_if_and_ga_share_one_judge_and_if_may_be_soft(server):
 def test_a_judge_that_is_not_used_is_not_looked_for():
     made = presets.edit_r2()
     made.rewards.vlm.update(token_env="NOT_SET", cache="/nowhere/at/all")
-    with assemble.suite(made, whole=None) as suite:
+    with judging.suite(made, whole=None) as suite:
         assert suite.counted() == {}
     made.rewards.answerer = "vlm"
     with pytest.raises(ValueError, match="VlmConfig.model is empty"):
-        assemble.suite(made, whole=None)
+        judging.suite(made, whole=None)
     made.rewards.vlm.model = "judge"
     with pytest.raises(ValueError, match="token_env names 'NOT_SET'"):
-        assemble.suite(made, whole=None)
+        judging.suite(made, whole=None)
 
 
 def test_verdicts_depend_on_the_model_and_not_on_its_address(server):

@@ -6,7 +6,7 @@ import pytest
 from eyes_server import EyesServer
 from small_checkpoint import CONFIG, call
 
-from editr2_jax import assemble, presets, resuming
+from editr2_jax import judging, presets, resuming
 from editr2_jax.runtime import metrics
 
 PATIENCE = {"backoff_s": 0.02, "outage_s": 20.0}
@@ -16,18 +16,18 @@ def test_what_is_not_used_is_not_looked_for():
     made = presets.edit_r2()
     for section in (made.rewards.detector_http, made.rewards.features_http):
         section.update(token_env="NOT_SET", cache="/nowhere/at/all")
-    with assemble.suite(made, whole=None) as suite:
+    with judging.suite(made, whole=None) as suite:
         assert suite.counted() == {}
     for chooser in ("detector", "features"):
         made = presets.edit_r2()
         made.rewards[chooser] = "http"
         with pytest.raises(ValueError, match="model is empty"):
-            assemble.suite(made, whole=None)
+            judging.suite(made, whole=None)
         made.rewards[f"{chooser}_http"].update(model="x", token_env="NOT_SET")
         with pytest.raises(ValueError, match="token_env names 'NOT_SET'"):
-            assemble.suite(made, whole=None)
+            judging.suite(made, whole=None)
     made.rewards.use = ("ga",)  # which looks through neither
-    with assemble.suite(made, whole=None) as suite:
+    with judging.suite(made, whole=None) as suite:
         assert suite.names == ("ga",)
 
 

@@ -34,11 +34,11 @@ def test_grounding_dino_says_the_same_in_another_process(tmp_path):
 
 @pytest.mark.parametrize("kind, size", [("dinov3_torch", None), ("dinov3_torch", 32), ("dinov3", 32)])
 def test_dinov3_says_the_same_in_another_process(tmp_path, kind, size):
-    from editr2_jax import assemble
+    from editr2_jax import judging
     from editr2_jax.services.torch_dinov3 import TorchDinoV3
 
     folder = tiny_eyes.dinov3(tmp_path / "tiny-dinov3")
-    make = TorchDinoV3 if kind == "dinov3_torch" else assemble.jax_dinov3
+    make = TorchDinoV3 if kind == "dinov3_torch" else judging.jax_dinov3
     here = make(folder, size=size).embed(PICTURES)
     with EyesServer("features", f"--folder={folder}", *([f"--size={size}"] if size else []), kind=kind) as server:
         with closing(features_at(server, model="tiny-dinov3" + (f"@{size}" if size else ""))) as features:

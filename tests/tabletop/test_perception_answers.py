@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from editr2_jax import assemble, presets
+from editr2_jax import judging, presets
 from editr2_jax.data.instruction_grammar import RULE_DELIMITER
 from editr2_jax.records import TASK_TYPES, Episode, Session
 from editr2_jax.rewards import questions, suite
@@ -168,7 +168,7 @@ def test_the_ground_truth_in_a_published_arithmetic(arithmetic):
     """Most of it passes; what does not are their defects (endings cut off names, lists of what to keep), never a failed judge."""
     config = presets.edit_r2()
     config.rewards.update(arithmetic=arithmetic, use=("if", "ga", "trajectory_grade"), max_error_share=0.0)
-    with assemble.suite(config, whole=None) as judged:
+    with judging.suite(config, whole=None) as judged:
         scores = judged.score(ground_truth(6))
     assert scores.error_share == 0 and np.nanmean(scores.values["if"]) > 0.7
     assert {verdict.detail.get("arithmetic") for row in scores.verdicts["if"] for verdict in row} == {arithmetic}
