@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from editr2_jax import assemble, experiment, judging, resuming
+from editr2_jax import assemble, held_out, judging, resuming
 from editr2_jax.data import session_source
 from editr2_jax.evaluation import tables
 from editr2_jax.evaluation.benchmarks import agreement as agreements
@@ -217,7 +217,7 @@ def _suite(config, directory: Path, *, watch, store: VerdictStore | None = None,
 def _model(config):
     """The checkpoint's model, for its own ViT features."""
     model = assemble.model(config)
-    return experiment.merged(model.network, model.weights)
+    return held_out.merged(model.network, model.weights)
 
 
 def _some(drawn: Sequence[Drawn], count: int, seed: int) -> list[Drawn]:

@@ -1,7 +1,7 @@
-"""Runs put together: training with its evaluations, and evaluation alone. `cli` parses and calls; what happens is said here.
+"""Runs put together: training with its evaluations, the doctor, editing by hand, export. `cli` parses and calls; what happens is said here.
 
 Everything a run writes lies in its workdir: checkpoints/STEP, metrics.jsonl, sessions/STEP, eval/STEP, report/. The same command again
-goes on from the last checkpoint; an evaluation that is complete is not made again.
+goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,12 +26,10 @@ from editr2_jax.doctor.finding import Finding
 from editr2_jax.doctor.known_pairs import Pair
 from editr2_jax.doctor.settings import DoctorConfig
 from editr2_jax.doctor.subject import Subject
-from editr2_jax.evaluation import pictures, report, runner, tables
-from editr2_jax.evaluation.benchmarks import judges, picture_folder
-from editr2_jax.evaluation.runner import EvaluationConfig
+from editr2_jax.evaluation import pictures, report
+from editr2_jax.held_out import Evaluations, evaluate, merged
 from editr2_jax.models.bagel import pixels
 from editr2_jax.models.bagel.bagel import Bagel
-from editr2_jax.models.network import Network
 from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import SupervisedConfig
 from editr2_jax.policies.image_policy import FlowConfig
@@ -160,7 +158,7 @@ def _evaluations(
 ) -> Callable[[TrainState], Any]:
     """Held-out play for Edit-R2 on data with a test split; supervised recipes are judged by what is trained on top of them."""
     if config.recipe == "edit_r2" and "test" in session_source.splits(data):
-        return _Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say, hosts=hosts, keeper=keeper)
+        return Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say, hosts=hosts, keeper=keeper)
     if config.recipe == "edit_r2":
         say(f"{data} has no test split, so there is nothing to evaluate on.")
     return lambda state: None
@@ -275,11 +273,6 @@ def _record(config, directory: Path, record: StepRecord, *, flow: FlowConfig, sp
             session_log.write(folder, record.step, *first, groups=config.loop.record_groups, after=after, grid=grid, **told)
 
 
-def merged(network: Network, weights: Weights):
-    """The model with its weights in it."""
-    return network.policy(weights.trainable, weights.frozen)
-
-
 # The doctor ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -354,136 +347,6 @@ def _small_world(config):
     with small.unlocked():
         small.tabletop.update(train=min(config.tabletop.train, 64), test=1)
     return small
-
-
-# Evaluation ----------------------------------------------------------------------------------------------------------------------
-
-
-class _Evaluations:
-    """Held-out play of a run, into eval/STEP; compiled once for all of them."""
-
-    def __init__(
-        self,
-        config,
-        directory: Path,
-        model: Model,
-        player: Player,
-        data: Path,
-        say: Say,
-        *,
-        hosts: Hosts | None = None,
-        keeper: Keeper | None = None,
-        keep: runner.Keep = lambda *_: None,
-    ):
-        self._keep = keep
-        self._config, self._directory, self._model, self._say = config, directory, model, say
-        self._settings = assemble.settings(EvaluationConfig, config.evaluate)
-        self._player, self._hosts, self._keeper = player, hosts, keeper
-        source = session_source.SessionFolder(data, "test")
-        collect.refuse_long(source.sessions, player.config, model.tokenizer)
-        self._source = assemble.First(source, self._settings.sessions)
-
-    def __call__(self, state: TrainState) -> dict[str, Any] | None:
-        folder, hosts, store = self._directory / "eval" / str(int(state.step)), self._hosts, self._keeper and self._keeper.verdicts
-        made = (folder / tables.SUMMARY).exists()
-        if made if hosts is None else hosts.agree(made):
-            return None
-        if store is not None:
-            store.step = int(state.step)
-        weights = self._model.to_play(state.shown)
-        doing = contextlib.nullcontext() if hosts is None else hosts.phase("evaluation", step=int(state.step))
-        with doing, judging.suite(self._config, lambda: merged(self._model.network, weights), store=store) as suite:
-            outcome = runner.play(
-                self._player,
-                weights,
-                pipeline.once(
-                    self._source, batch_size=min(self._settings.rows, len(self._source)), buckets=assemble.buckets(self._model.config)
-                ),
-                suite=suite,
-                tokenizer=self._model.tokenizer,
-                seed=self._config.seed,
-                config=self._settings,
-                hosts=hosts,
-                keep=self._keep,
-                progress=lambda done: self._say(f"evaluate step {int(state.step)}: {done} of {len(self._source)} held-out sessions"),
-            )
-            judge = suite.counted()
-        summary = runner.write(folder, outcome, judge=judge) if hosts is None or hosts.first else tables.summarise(outcome.records)
-        if self._keeper is not None and summary["reward"].get("mean") is not None:
-            self._keeper.tell_best(int(state.step), summary["reward"]["mean"])
-        self._say(f"held-out reward at step {int(state.step)}: {tables.cell_text(summary['reward'])}")
-        return summary
-
-
-def evaluate(
-    config, directory: Path, *, checkpoints_of: Path | None, say: Say, drawn_in: str = "multi", score: bool = True
-) -> dict[str, Any] | None:
-    """Plays the held-out split with the last checkpoint of a run (or the untrained model); writes eval/STEP, and its pictures.
-
-    eval/STEP/pictures is a folder as benchmarking.score reads it. drawn_in: "single" draws every prefix of a session from its source at
-    once. score: False draws only, which is all that a single pass does. Returns the summary; None where nothing was scored now.
-    """
-    model = assemble.model(config)
-    data = assemble.data_folder(config, directory, say=say)
-    if checkpoints_of is None:
-        state = fresh_state(config, model)
-    else:
-        state = last_state(config, model, checkpoints_of)
-    player = assemble.player(config, model.network).quiet(turns=config.evaluate.turns)
-    folder = directory / "eval" / str(int(state.step)) / "pictures"
-    summary = None
-    if drawn_in == "multi" and score:
-        keep = lambda drawn, outputs, intents: picture_folder.save(folder, drawn.session, outputs, intents)  # noqa: E731
-        summary = _Evaluations(config, directory, model, player, data, say, keep=keep)(state)
-        report.write(directory)
-    else:
-        _draw(config, model, player, state, data, folder, say, single=drawn_in == "single")
-    if not (folder / picture_folder.META).exists() and any(folder.glob("*")):
-        picture_folder.save_meta(folder, _drawn_by(config, checkpoints_of, state, drawn_in))
-    return summary
-
-
-def _draw(config, model: Model, player: Player, state: TrainState, data: Path, folder: Path, say: Say, *, single: bool) -> None:
-    """Pictures alone, into a folder that is not complete yet."""
-    if (folder / picture_folder.META).exists():
-        return
-    source = assemble.First(session_source.SessionFolder(data, "test"), config.evaluate.sessions)
-    source = pipeline.Prefixes(source) if single else source
-    collect.refuse_long([source[i][0] for i in range(len(source))], player.config, model.tokenizer)
-
-    def keep(drawn: Sample, outputs: np.ndarray, intents: Sequence[str | None]) -> None:
-        session, first = source.whole(drawn.session) if single else (drawn.session, 0)
-        picture_folder.save(folder, session, outputs, () if single else intents, first=first)
-
-    runner.draw(
-        player,
-        model.to_play(state.shown),
-        pipeline.once(source, batch_size=min(config.evaluate.rows, len(source)), buckets=assemble.buckets(model.config)),
-        tokenizer=model.tokenizer,
-        seed=config.seed,
-        keep=keep,
-        progress=lambda done: say(f"draw step {int(state.step)}: {done} of {len(source)} {'prefixes' if single else 'sessions'}"),
-    )
-
-
-def _drawn_by(config, run: Path | None, state: TrainState, drawn_in: str) -> picture_folder.Meta:
-    """What a folder of pictures says about us."""
-    name = Path(config.model.checkpoint).name
-    more = {"step": int(state.step), "config": workdir.fingerprint(resuming.plain(config)), "sessions": config.evaluate.sessions}
-    return picture_folder.Meta(
-        drawn_in=drawn_in,
-        model=name if run is None else f"{name}, {int(state.step)} steps of {run.name}",
-        made_by="editr2_jax evaluate",
-        seeds={"noise": config.seed},
-        training_judge=None if run is None else trained_by(run),
-        more=more,
-    )
-
-
-def trained_by(run: Path) -> dict[str, Any] | None:
-    """The judge that a run was trained with; None where its config does not say."""
-    path = run / "config.json"
-    return judges.identity(workdir.read_json(path)["rewards"]) if path.is_file() else None
 
 
 # By hand -------------------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     config = common.load_config(args.config, overrides) if args.config else common.saved_config(args.run)
     for name, value in () if args.config else overrides:
         common.override(config, name, value)
-    from editr2_jax import experiment
+    from editr2_jax import experiment, held_out
     from editr2_jax.evaluation import tables
     from editr2_jax.evaluation.benchmarks import judges
 
@@ -48,6 +48,6 @@ def main(argv: list[str]) -> int:
         print(tables.markdown(table, title=name))
     if "judge" in summary:
         print("judge: " + ", ".join(f"{name.removeprefix('judge/')} {count:g}" for name, count in summary["judge"].items()))
-    if run is not None and (told := judges.warning(judges.identity(config.rewards), experiment.trained_by(run))):
+    if run is not None and (told := judges.warning(judges.identity(config.rewards), held_out.trained_by(run))):
         print(f"warning: {told}")
     return 0

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     parser.takes_config = False
     args = parser.parse(rest)
     config = _config(args.config, overrides)
-    from editr2_jax import benchmarking, experiment
+    from editr2_jax import benchmarking, experiment, held_out
     from editr2_jax.evaluation.benchmarks import rendering
 
     workdir = common.claim_workdir(args.workdir, config, may_change=experiment.RESUMABLE)
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
             benchmark=args.benchmark,
             date=args.date,
             model=args.model,
-            training_judge=experiment.trained_by(Path(args.trained_by).expanduser()) if args.trained_by else None,
+            training_judge=held_out.trained_by(Path(args.trained_by).expanduser()) if args.trained_by else None,
             say=lambda text: print(text, flush=True),
         )
     print(rendering.markdown(board))
