@@ -8,10 +8,8 @@ embedded once for all rollouts and turns.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 from editr2_jax.rewards.base import Detection, Features, ServiceError
 from editr2_jax.services import answer_cache, wire
 from editr2_jax.services.answer_cache import AnswerCache
+from editr2_jax.services.client import Client
 from editr2_jax.services.endpoints import Endpoints
 from editr2_jax.services.wire import MSGPACK
 
@@ -48,23 +47,12 @@ class RemoteFeaturesConfig(RemoteDetectorConfig):
             raise ValueError(f"RemoteFeaturesConfig: max_pictures={self.max_pictures}, max_pixels={self.max_pixels}; give at least 1.")
 
 
-class _Remote:
-    """A model behind a pool. Thread-safe. Owns pool and cache: closing it closes them."""
+class _Remote(Client):
+    """A model behind a pool."""
 
     def __init__(self, config: RemoteDetectorConfig, endpoints: Endpoints, *, cache: AnswerCache | None = None):
-        self._config, self._endpoints, self._cache = config, endpoints, cache
-        self._counts: collections.Counter[str] = collections.Counter()
-        self._counting = threading.Lock()
-
-    def close(self) -> None:
-        """Ends requests on their way, and lets go of the cache."""
-        self._endpoints.close()
-        if self._cache is not None:
-            self._cache.close()
-
-    def counters(self) -> dict[str, float]:
-        """The pool's counts since the start, and what the cache answered."""
-        return self._endpoints.counters() | {name: float(count) for name, count in self._counts.copy().items()}
+        super().__init__(endpoints, cache)
+        self._config = config
 
     def _post(self, path: str, body: Mapping[str, Any], key: str, read: Callable[[Mapping[str, Any]], Any]) -> Any:
         return self._endpoints.post(path, body, key=key, read=lambda told: read(self._mine(told)), form=MSGPACK)
@@ -79,19 +67,11 @@ class _Remote:
 
     def _known(self, key: str, read: Callable[[Any], Any]) -> Any:
         """What the cache has; None where it has nothing. Raises ServiceError for what cannot be read, and in replay for what is missing."""
-        if self._cache is None:
-            return None
-        kept = self._cache.get(key)
-        with self._counting:
-            self._counts["cache_misses" if kept is None else "cache_hits"] += 1
-        if kept is not None:
-            try:
-                return read(kept)
-            except ValueError as error:
-                raise ServiceError(f"The answer cache holds what is no answer ({error}; key {key[:12]}); remove the file.") from error
-        if self._cache.replays:
-            raise ServiceError(f"Replay has no answer of {self._config.model!r} to this ({key[:12]}); record it with the mode 'use'.")
-        return None
+        kept = self._kept(key, f"what {self._config.model!r} was asked")
+        try:
+            return None if kept is None else read(kept)
+        except ValueError as error:
+            raise ServiceError(f"The answer cache holds what is no answer ({error}; key {key[:12]}); remove the file.") from error
 
 
 class RemoteDetector(_Remote):

@@ -8,12 +8,10 @@ it is sent, so that a server that would refuse it, or cut it off in silence, nev
 from __future__ import annotations
 
 import base64
-import collections
 import dataclasses
 import io
 import json
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ from editr2_jax.rewards.base import ServiceError
 from editr2_jax.rewards.questions import JudgeFormatError, Question
 from editr2_jax.services import answer_cache
 from editr2_jax.services.answer_cache import AnswerCache
+from editr2_jax.services.client import Client
 from editr2_jax.services.endpoints import Endpoints
 
 CHOICES = {  # how a server is told to answer with one of a few words
@@ -65,23 +64,12 @@ class VlmConfig:
             raise ValueError(f"VlmConfig: temperature={self.temperature}, long_side={self.long_side}; neither may be below 0.")
 
 
-class VlmAnswerer:
-    """Asks the model, or the cache. Thread-safe. Owns pool and cache: closing it closes them."""
+class VlmAnswerer(Client):
+    """Asks the model, or the cache."""
 
     def __init__(self, config: VlmConfig, endpoints: Endpoints, *, cache: AnswerCache | None = None):
-        self._config, self._endpoints, self._cache = config, endpoints, cache
-        self._counts: collections.Counter[str] = collections.Counter()
-        self._counting = threading.Lock()
-
-    def close(self) -> None:
-        """Ends requests on their way, and lets go of the cache."""
-        self._endpoints.close()
-        if self._cache is not None:
-            self._cache.close()
-
-    def counters(self) -> dict[str, float]:
-        """The pool's counts since the start, and the questions that the cache answered."""
-        return self._endpoints.counters() | {name: float(count) for name, count in self._counts.copy().items()}
+        super().__init__(endpoints, cache)
+        self._config = config
 
     def ask(self, pictures: Sequence[np.ndarray], question: Question) -> str:
         """The answer's raw text. Raises ServiceError, saying why, when there is none."""
@@ -128,14 +116,9 @@ class VlmAnswerer:
         request = self._request(question, settings)
         about = self._about(question, request)
         key = answer_cache.key_of(about, shown)
-        if self._cache is not None:
-            known = self._cache.get(key)
-            with self._counting:
-                self._counts["cache_misses" if known is None else "cache_hits"] += 1
-            if known is not None:
-                return known
-            if self._cache.replays:
-                raise ServiceError(f"Replay has no answer to {question.kind!r}, vote {question.vote} ({key[:12]}): {prompt[:120]!r}.")
+        known = self._kept(key, f"{question.kind!r}, vote {question.vote}: {prompt[:120]!r}")
+        if known is not None:
+            return known
         self._refuse_large(shown, prompt, question)
         content = [
             *({"type": "image_url", "image_url": {"url": _data_url(picture)}} for picture in shown),

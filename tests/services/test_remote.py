@@ -87,7 +87,7 @@ def test_with_a_cache_nothing_is_asked_twice(servers, tmp_path):
         assert detector.detect(PICTURE, NAMES) == boxes and same(features.embed(OTHERS[::-1][:2]), features.embed([OTHERS[0], OTHERS[3]]))
         assert "requests" not in detector.counters() | features.counters()
         for ask in (lambda: detector.detect(255 - PICTURE, NAMES), lambda: features.embed([PICTURE[:9]])):
-            with pytest.raises(ServiceError, match="Replay has no answer of 'tabletop'"):
+            with pytest.raises(ServiceError, match="Replay has no answer to what 'tabletop' was asked"):
                 ask()
 
 
