@@ -51,7 +51,7 @@ def picture(spans, asked, line) -> str:
     for name in ("rollout", "drawn", "reward_wait", "update"):
         rows[name] = [" "] * WIDTH
         for what, start, end in spans:
-            if what == name and start >= began:
+            if what == name and began <= start <= ended:
                 rows[name][place(start) : place(end) + 1] = ("|" if name == "drawn" else "#") * (place(end) + 1 - place(start))
     ticks = began + (np.arange(WIDTH) + 0.5) / WIDTH * (ended - began)
     rows["judge"] = [f"{min(n, 15):X}" if (n := sum(at <= tick < at + DELAY_S for at in asked)) else " " for tick in ticks]
