@@ -79,10 +79,27 @@ def test_it_serves_a_step_of_training_and_its_nonsense_is_never_a_score(vlm, sma
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_it_serves_an_evaluation(vlm, small_checkpoint, tmp_path):
-    outcome = call("evaluate", f"--workdir={tmp_path}", *_judged_by(vlm, small_checkpoint, "--config.evaluate.sessions=4"))
+def test_it_serves_an_evaluation_and_a_benchmark_whose_second_run_asks_nothing(vlm, small_checkpoint, tmp_path):
+    drawn, out = tmp_path / "drawn", tmp_path / "scored"
+    outcome = call("evaluate", f"--workdir={drawn}", *_judged_by(vlm, small_checkpoint, "--config.evaluate.sessions=4"))
     assert outcome.status == 0, outcome.err
-    records = [json.loads(line) for line in (tmp_path / "eval/0/scores.jsonl").read_text().splitlines()]
+    _no_score_from_nonsense(drawn / "eval/0/scores.jsonl")
+
+    where = (f"--pictures={drawn / 'eval/0/pictures'}", f"--data={drawn / 'data'}", "--sessions=4", f"--workdir={out}")
+    outcome = call("score", *where, *_judged_by(vlm, small_checkpoint))
+    assert outcome.status == 0, outcome.err
+    _no_score_from_nonsense(out / "scores.jsonl")
+    made = {path.name: path.read_bytes() for path in out.glob("*.*") if path.suffix in (".json", ".jsonl", ".md", ".html", ".tex")}
+    outcome = call("score", *where, *_judged_by(vlm, small_checkpoint))
+    first, second = (json.loads(line) for line in (out / "asked.jsonl").read_text().splitlines())
+    assert outcome.status == 0 and first["judge/requests"] > 0 and not second.get("judge/requests")
+    assert second["judge/cache_hits"] == first["judge/requests"]  # what cannot be read is no verdict, but an answer
+    del made["asked.jsonl"]
+    assert {name: (out / name).read_bytes() for name in made} == made and {"leaderboard.json", "tables.tex", "index.html"} <= set(made)
+
+
+def _no_score_from_nonsense(path: Path) -> None:
+    records = [json.loads(line) for line in path.read_text().splitlines()]
     told = collections.Counter(record["status"]["ga"] for record in records)
     assert told["judge_format_error"] > 0 and "ok" not in told and "service_error" not in told, told
     assert all(record["scores"]["ga"] is None for record in records)
