@@ -74,7 +74,7 @@ def test_guidance_that_is_off_runs_fewer_branches_and_changes_nothing(text_scale
     guide = tiny_world.jit(lambda *vs: guidance.guide(*vs, text_scale=text_scale, image_scale=image_scale))
     np.testing.assert_allclose(v, guide(full, no_text, no_image), rtol=1e-5)
     if branches == 1:
-        np.testing.assert_allclose(v, full, rtol=1e-6)
+        np.testing.assert_allclose(v, full, rtol=1e-6, atol=1e-8)  # of terms of about 0.1; jax 0.12 adds them in another order
 
 
 def test_outside_its_interval_guidance_is_off():
