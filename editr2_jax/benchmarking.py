@@ -58,6 +58,9 @@ def score(
     YYYY-MM-DD, not looked up. model, training_judge: a name, and an identity as judges.identity gives it, where meta.json does not tell.
     Raises BadPictures for a folder with something wrong in it, TooManyErrors above rewards.max_error_share.
     """
+    leaderboard.refuse_unknown(benchmark, date)  # before anything is asked, which may take hours
+    if sessions < 0 or turns < 0:
+        raise ValueError(f"sessions is {sessions}, turns is {turns}; give how many of the first are scored, or 0 for all.")
     root = Path(pictures).expanduser().absolute()
     told = {"format": FORMAT, "pictures": str(root), "data": data, "split": split, "sessions": sessions, "turns": turns}
     told |= {"size": size, "partial": partial}
@@ -92,6 +95,8 @@ def agreement(config, directory: Path, *, count: int, times: int, seed: int, say
 
     config: the scoring's, or one that differs from it in how the judge is asked. Raises ValueError where nothing was asked in words.
     """
+    if times < 2 or count < 1:
+        raise ValueError(f"ask at least one question, and each at least twice; got questions={count}, times={times}.")
     told = workdir.read_json(directory / SETTINGS)
     source, drawn, meta, _ = _folder(told, say)
     collector = agreements.Collector()

@@ -120,14 +120,15 @@ def load_config(spec: str, overrides: Iterable[tuple[str, str]] = ()) -> ConfigD
 def saved_config(workdir: str | Path) -> ConfigDict:
     """The config that a workdir was started with, from its config.json; lists come back as tuples.
 
-    Raises ValueError where there is none.
+    Settings that an earlier version of the package did not have yet are at their defaults. Raises ValueError where there is none.
     """
     from ml_collections import ConfigDict
 
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"{path}: not found; give the --workdir of a run that has started.")
-    return ConfigDict(_tuples(workdirs.read_json(path))).lock()
+    told = workdirs.read_json(path)
+    return ConfigDict(_tuples(_completed(told, _defaults(told)))).lock()
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -143,8 +144,26 @@ def claim_workdir(workdir: str, config: ConfigDict, *, may_change: Iterable[str]
     """
     path = workdirs.writable(workdir)
     with workdirs.exclusive(path):  # another process may be at work here under the config that stands there
-        workdirs.claim(path, plain(config), may_change=tuple(may_change))
+        now = plain(config)
+        workdirs.claim(path, now, may_change=tuple(may_change), defaults=_defaults(now))
     return path
+
+
+def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What every setting of a run is unless a config says otherwise; nothing for a config that is none of a run."""
+    if "recipe" not in config:
+        return {}
+    from editr2_jax import presets
+
+    return plain(presets.edit_r2())
+
+
+def _completed(told: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told, and the defaults of what is not."""
+    both = {
+        name: (told[name], defaults[name]) for name in told if isinstance(told[name], Mapping) and isinstance(defaults.get(name), Mapping)
+    }
+    return {**defaults, **told, **{name: _completed(mine, usual) for name, (mine, usual) in both.items()}}
 
 
 def override(config: ConfigDict, name: str, text: str) -> None:

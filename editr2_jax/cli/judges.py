@@ -74,7 +74,7 @@ def _told(config, measured, step_s: float) -> list[str]:
     need = load.need(measured, rollouts=rollouts, passes=passes, step_s=step_s, allowed=_ALLOWED)
     lines.append(
         f"{asked}, {need.last_turn:.1f} s of it after the last picture; "
-        f"of a step of {step_s:g} s at least {need.share:.0%} would be waiting"
+        f"waiting would add at least {need.wait:.1f} s, or {need.share:.0%}, to a step of {step_s:g} s"
     )
     if need.factor <= 1:
         return [*lines, f"that is below {_ALLOWED:.0%}: they are enough"]

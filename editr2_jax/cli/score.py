@@ -41,6 +41,10 @@ def main(argv: list[str]) -> int:
     from editr2_jax import benchmarking, experiment, held_out
     from editr2_jax.evaluation.benchmarks import rendering
 
+    trainer = held_out.trained_by(Path(args.trained_by).expanduser()) if args.trained_by else None
+    if args.trained_by and trainer is None:
+        raise ValueError(f"--trained-by={args.trained_by}: there is no config.json; give the workdir of the training run.")
+
     workdir = common.claim_workdir(args.workdir, config, may_change=experiment.RESUMABLE)
     with common.workdirs.exclusive(workdir):
         board = benchmarking.score(
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> int:
             benchmark=args.benchmark,
             date=args.date,
             model=args.model,
-            training_judge=held_out.trained_by(Path(args.trained_by).expanduser()) if args.trained_by else None,
+            training_judge=trainer,
             say=lambda text: print(text, flush=True),
         )
     print(rendering.markdown(board))

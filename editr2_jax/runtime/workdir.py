@@ -83,15 +83,19 @@ def exclusive(directory: Path) -> Iterator[None]:
         yield
 
 
-def claim(directory: Path, config: Mapping[str, Any], *, may_change: Collection[str] = ()) -> None:
+def claim(
+    directory: Path, config: Mapping[str, Any], *, may_change: Collection[str] = (), defaults: Mapping[str, Any] | None = None
+) -> None:
     """Write config.json and versions.json, or check that the config there is this one.
 
     config: plain nested dict of JSON values. may_change: dotted names that may differ from the first start, such as the number of steps;
-    the file then takes the new values. Raises ValueError naming every other key that differs, once a run has made something here.
+    the file then takes the new values. defaults: a config, nested likewise; what the file lacks, since an earlier version of the package
+    wrote it, counts as said there. Raises ValueError naming every other key that differs, once a run has made something here.
     """
     path = directory / "config.json"
     now = flat(json.loads(_canonical(config)))  # as JSON sees it: a tuple is a list
-    before = flat(read_json(path)) if path.exists() else now
+    usual = {name: value for name, value in flat(json.loads(_canonical(defaults or {}))).items() if name in now}
+    before = usual | flat(read_json(path)) if path.exists() else now
     if not any(_holds_something(directory / name) for name in _MADE):
         before = now
     if told := _differences(before, now, may_change):

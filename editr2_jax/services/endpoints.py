@@ -3,7 +3,8 @@
     what happened                                  what follows
     timeout, connection lost, 5xx, unreadable      tried again elsewhere or later, `retries` times; counts against the endpoint
     429, and 503 with Retry-After                  the endpoint rests for as long as it says; costs no try, but ends after `outage_s`
-    any other 4xx, a redirect, too long an answer  an error at once: the same request would be refused again
+    any other 4xx, a redirect, too long an answer,
+    a server of another model                      an error at once: the same request would be refused again
     all endpoints down for `outage_s`              an error at once, until one of them answers a probe
 Whatever ends without an answer raises ServiceError. Requests run on one asyncio loop in a thread of its own; callers are threads and wait.
 Pictures leave the machine and a token goes with them, so hosts other than this one must be allowed by name of the setting `remote`.
@@ -70,6 +71,10 @@ class EndpointsConfig:
             raise ValueError(f"EndpointsConfig.retries is {self.retries}; give 0 or more.")
 
 
+class WrongServer(ValueError):
+    """An answer that shows another server than the one that is asked for; to ask it again changes nothing."""
+
+
 class _Failed(Exception):
     """One request without an answer."""
 
@@ -119,7 +124,7 @@ class Endpoints:
 
         Args:
             key: names the request, the same at every try, so that a server or a gateway can tell a repetition (Idempotency-Key).
-            read: raises ValueError for a message that is no answer; that is tried again like a broken one.
+            read: raises ValueError for a message that is no answer; that is tried again like a broken one, unless it is WrongServer.
             form: how both are written.
         Raises ServiceError when no endpoint answers.
         """
@@ -212,6 +217,8 @@ class Endpoints:
         self._refuse_status(response, content)
         try:
             return question.read(question.form.read(content))
+        except WrongServer as error:
+            raise _Failed("refused", str(error)) from error
         except (ValueError, RecursionError) as error:
             raise _Failed("malformed", f"the answer cannot be read ({self._short(str(error))})") from error
 

@@ -19,7 +19,7 @@ from editr2_jax.rewards.base import Detection, Features, ServiceError
 from editr2_jax.services import answer_cache, wire
 from editr2_jax.services.answer_cache import AnswerCache
 from editr2_jax.services.client import Client
-from editr2_jax.services.endpoints import Endpoints
+from editr2_jax.services.endpoints import Endpoints, WrongServer
 from editr2_jax.services.wire import MSGPACK
 
 
@@ -62,7 +62,7 @@ class _Remote(Client):
         if not isinstance(told, dict) or not isinstance(told.get("model"), str):
             raise ValueError("no answer of `editr2_jax serve`")
         if told["model"] != self._config.model:
-            raise ValueError(f"this endpoint serves {told['model']!r}, and {self._config.model!r} is asked for")
+            raise WrongServer(f"this endpoint serves {told['model']!r}, and {self._config.model!r} is asked for; correct model, or urls.")
         return told
 
     def _known(self, key: str, read: Callable[[Any], Any]) -> Any:

@@ -331,7 +331,7 @@ def _form_of(request: Request) -> Form:
     headers = request.headers
     kind = _media_type(headers.get("content-type", ""))
     if kind not in _FORMS:
-        said = f"Content-Type is {wire.short(kind) or 'not given'}; send application/msgpack or application/json (never pickles)."
+        said = f"Content-Type is {wire.short(kind) if kind else 'not given'}; send application/msgpack or application/json (never pickles)."
         raise Refused(415, said)
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise Refused(415, "Content-Encoding: packed bodies are not taken, as a small one can unpack to any size; send it as it is.")

@@ -1,10 +1,12 @@
 """Flags, config files and overrides: what is there can be changed within its type, and nothing else."""
 
+import json
 import textwrap
 
 import pytest
 from ml_collections import ConfigDict, config_dict
 
+from editr2_jax import presets
 from editr2_jax.cli import common
 
 FILE = """
@@ -189,6 +191,25 @@ def test_a_workdir_remembers_its_config(file, tmp_path):
     with pytest.raises(ValueError, match="seed was 0, is 1"):
         common.claim_workdir(str(workdir), overridden(file, "--config.objective.turns=4,5", "--config.seed=1"))
     common.claim_workdir(str(workdir), overridden(file, "--config.objective.turns=4,5", "--config.seed=1"), may_change=["seed"])
+
+
+def test_a_workdir_of_an_earlier_version_goes_on(tmp_path):
+    config = presets.tabletop(presets.edit_r2()).lock()
+    workdir = common.claim_workdir(str(tmp_path / "run"), config)
+    (workdir / "checkpoints/2").mkdir(parents=True)
+    older = common.plain(config)
+    for section, name in (("rewards", "arithmetic"), ("rewards", "detector_http"), ("model", "unroll")):
+        del older[section][name]
+    (workdir / "config.json").write_text(json.dumps(older))
+    assert common.plain(common.saved_config(workdir)) == common.plain(config)  # the world's own size, too, which is no default
+    with config.unlocked():
+        config.rewards.arithmetic = "edival"
+    with pytest.raises(ValueError, match="another config .rewards.arithmetic was 'fixed', is 'edival'."):
+        common.claim_workdir(str(workdir), config)
+    with config.unlocked():
+        config.rewards.arithmetic = "fixed"
+    common.claim_workdir(str(workdir), config)
+    assert json.loads((workdir / "config.json").read_text()) == common.plain(config)
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):

@@ -96,3 +96,17 @@ def test_code_that_was_shipped_says_its_commit(tmp_path, monkeypatch, shipped):
     if shipped:
         (tmp_path / "SHIPPED_COMMIT").write_text(shipped + "\n")
     assert workdir.versions().get("commit") == shipped
+
+
+def test_what_an_earlier_version_did_not_say_counts_as_its_default(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    (tmp_path / "checkpoints/2").mkdir(parents=True)
+    defaults = {"seed": 7, "rewards": {"arithmetic": "fixed", "sizes": (1, 2)}}
+    with pytest.raises(ValueError, match="rewards.arithmetic was 'fixed', is 'edival'"):
+        workdir.claim(tmp_path, CONFIG | {"rewards": {"arithmetic": "edival", "sizes": (1, 2)}}, defaults=defaults)
+    with pytest.raises(ValueError, match="seed was 0, is 7"):
+        workdir.claim(tmp_path, CONFIG | {"seed": 7}, defaults=defaults)
+    workdir.claim(tmp_path, CONFIG | {"rewards": {"arithmetic": "fixed", "sizes": (1, 2)}}, defaults=defaults)
+    assert json.loads((tmp_path / "config.json").read_text())["rewards"]["arithmetic"] == "fixed"
+    with pytest.raises(ValueError, match="rewards.arithmetic was 'fixed', is 'absent'"):
+        workdir.claim(tmp_path, CONFIG, defaults=defaults)

@@ -113,6 +113,7 @@ def test_another_model_is_an_error_and_so_is_another_kind_of_server(servers):
     with closing(detector_at(servers[0], model="grounding-dino")) as detector:
         with pytest.raises(ServiceError, match="serves 'tabletop', and 'grounding-dino' is asked for"):
             detector.detect(PICTURE, NAMES)
+        assert detector.counters()["requests"] == 1  # it will not be another one the next time
     with closing(detector_at(servers[1])) as detector, pytest.raises(ServiceError, match="this server answers POST /v1/embed"):
         detector.detect(PICTURE, NAMES)
     for config in (RemoteDetectorConfig, RemoteFeaturesConfig):

@@ -12,7 +12,7 @@ needs a model of its own and is no part of the overall number; it is not compute
 from __future__ import annotations
 
 from editr2_jax.evaluation.benchmarks import measures
-from editr2_jax.evaluation.benchmarks.measures import Board, Column, Measure, Selection, Table, average, overall
+from editr2_jax.evaluation.benchmarks.measures import GRADE, Board, Column, Measure, Selection, Table, average, overall
 from editr2_jax.records import TASK_TYPES
 
 NAME, TITLE = "edival_bench", "EdiVal-Bench"
@@ -48,6 +48,7 @@ def tables(board: Board, cells: Measure) -> list[Table]:
     """Per turn, and IF per task type."""
     turns = [(f"T{turn + 1}", Selection(turn=turn)) for turn in range(board.turns)]
     columns = [SUCCESS, MARGINAL, *([ASKED] if board.single else []), CC_DATASET, CC_IMAGE, OVERALL, OVERALL_IMAGE, OBJECT, BACKGROUND, CC]
+    columns.append(GRADE)
     columns = [column for column in columns if measures.has(board, column) and ("cc" in board.scores or column.due != "cc")]
     columns = [column for column in columns if "cc" in board.scores or "overall" not in column.name]
     how = "each prefix from the source at once (single pass)" if board.single else "turn by turn (multi pass)"

@@ -52,8 +52,7 @@ class Circumstances:
 
 def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str, Any]:
     """The content of leaderboard.json. Raises ValueError for an unknown benchmark, a date of another form, or unfit records."""
-    if about.date is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", about.date):
-        raise ValueError(f"the date is {about.date!r}; give it as YYYY-MM-DD.")
+    refuse_unknown(about.benchmark, about.date)
     board = measures.layout(records)
     module = BENCHMARKS[_benchmark(board, about.benchmark)]
     options = {"level": about.level, "draws": about.draws, "seed": about.seed}
@@ -100,12 +99,16 @@ def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str
     )
 
 
+def refuse_unknown(benchmark: str, date: str | None) -> None:
+    """Raises ValueError for the name of no benchmark and for a date of another form; an empty name is chosen by the subsets."""
+    if benchmark and benchmark not in BENCHMARKS:
+        raise ValueError(f"there is no benchmark {benchmark!r}; choose from {', '.join(BENCHMARKS)}.")
+    if date is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", date):
+        raise ValueError(f"the date is {date!r}; give it as YYYY-MM-DD.")
+
+
 def _benchmark(board: measures.Board, name: str) -> str:
-    if not name:
-        return edival.NAME if set(board.subsets.tolist()) == {"plain"} else mice_bench.NAME
-    if name not in BENCHMARKS:
-        raise ValueError(f"there is no benchmark {name!r}; choose from {', '.join(BENCHMARKS)}.")
-    return name
+    return name or (edival.NAME if set(board.subsets.tolist()) == {"plain"} else mice_bench.NAME)
 
 
 def _missing(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -113,6 +113,10 @@ class Column:
     kept: bool = False  # of turns whose background is to stay alone
 
 
+GRADE = Column(
+    name="trajectory_grade", label="trajectory grade", about="a judge's grade, from 1 to 5 told as 0 to 1",
+    parts=("trajectory_grade",), due="trajectory_grade",
+)  # fmt: skip
 Measure = Callable[[Column, Selection], Cell]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from editr2_jax.evaluation import statistics
 from editr2_jax.evaluation.benchmarks import measures
-from editr2_jax.evaluation.benchmarks.measures import RULE_APPLIES, Board, Column, Measure, Selection, Table
+from editr2_jax.evaluation.benchmarks.measures import GRADE, RULE_APPLIES, Board, Column, Measure, Selection, Table
 from editr2_jax.records import SUBSETS, TASK_TYPES
 
 NAME, TITLE = "mice_bench", "MICE-Bench"
@@ -53,8 +53,8 @@ def tables(board: Board, cells: Measure) -> list[Table]:
     ]
     whole = [(subset, Selection(subset=subset)) for subset in subsets]
     found = [
-        _table("turn", "By turn", "subset and turn", per_turn, (IF, CC, JUDGE, JUDGE_SO_FAR, IF_SO_FAR), board, cells),
-        _table("subset", "By subset", "subset", [*whole, ("all", Selection())], (IF, CC, JUDGE, FULL_IF, FULL_GA), board, cells),
+        _table("turn", "By turn", "subset and turn", per_turn, (IF, CC, JUDGE, JUDGE_SO_FAR, IF_SO_FAR, GRADE), board, cells),
+        _table("subset", "By subset", "subset", [*whole, ("all", Selection())], (IF, CC, JUDGE, FULL_IF, FULL_GA, GRADE), board, cells),
         _table("task_type", "By task type", "task type", _types(board, None), (IF, CC, JUDGE), board, cells),
         _table("type_turn", "IF by task type and turn", "task type and turn", _type_turns(board), (IF,), board, cells),
     ]
@@ -95,6 +95,10 @@ def shift(board: Board, subset: str, train: Sequence[str] | None, **options: Any
     if train:
         far = sum(abs(mine[name] / mine.total() - theirs[name] / theirs.total()) for name in names) / 2
         note = f"Total variation distance between the two mixes: {far:.3f}."
+        lost = sum(count for name, count in theirs.items() if not mine[name])
+        note += f" {lost / theirs.total():.1%} of the train split open with a type that is not tested; its mix leaves them out." * bool(
+            lost
+        )
     else:
         note = "There are no such sessions in a train split beside this one to compare with."
     return {

@@ -134,6 +134,8 @@ def read_meta(root: Path) -> Meta:
         raise ValueError(f'{path}: "pass" is {meta.drawn_in!r}; it is one of {", ".join(PASSES)}.')
     if not isinstance(meta.model, str) or not isinstance(meta.made_by, str) or not isinstance(meta.training_judge, dict | None):
         raise ValueError(f"{path}: model and made_by are texts, training_judge is an object.")
+    if not isinstance(meta.seeds, dict) or not isinstance(meta.more, dict):
+        raise ValueError(f"{path}: seeds and more are objects.")
     return meta
 
 

@@ -22,7 +22,7 @@ def spread(cell: Cell | None) -> str:
     """[low, high] in percent; empty where there is no interval."""
     if cell is None or cell.get("low") is None:
         return ""
-    return f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+    return f"[{100 * cell['low']:.2f}, {100 * cell['high']:.2f}]"  # as many digits as the mean: it lies inside
 
 
 def counts(cell: Cell | None) -> str:
@@ -37,13 +37,13 @@ def change(cell: Cell | None) -> str:
     if cell is None or cell.get("mean") is None:
         return "–"
     ends = "" if cell["low"] is None else f" [{_signed(cell['low'])}, {_signed(cell['high'])}]"
-    return f"{_signed(cell['mean'], 2)}{ends}"
+    return f"{_signed(cell['mean'])}{ends}"
 
 
-def _signed(share: float, digits: int = 1) -> str:
+def _signed(share: float) -> str:
     """Percent points; what rounds to nothing has no sign."""
-    rounded = round(100 * share, digits)
-    return f"{rounded:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if rounded else f"{0:.{digits}f}"
+    rounded = round(100 * share, 2)
+    return f"{rounded:+.2f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.00"
 
 
 def cell_text(cell: Cell | None) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editr2_jax.data.session_source import SessionFolder
+from editr2_jax.evaluation.benchmarks import edival as edival_bench
 from editr2_jax.evaluation.benchmarks import leaderboard, measures, scoring, tracing
 from editr2_jax.evaluation.benchmarks import mice_bench as mice
 from editr2_jax.evaluation.benchmarks.leaderboard import Circumstances
@@ -95,6 +96,15 @@ def test_a_type_that_was_not_tested_leaves_the_mix():
     made = [mice.shift(board, "plain", ["color_alter", "count_change"], draws=10)]
     assert cell(made, "shift_plain", "at the train split's mix", "if")["mean"] == 1.0
     assert cell(made, "shift_plain", "count_change", "test") == {"share": 0.0, "count": 0}
+
+
+def test_a_trajectory_grade_has_a_column_where_it_was_asked_for():
+    records = [record("a", t, scores={"if": 1.0, "trajectory_grade": grade}) for t, grade in enumerate((None, None, 0.75))]
+    made = tables(mice, records)
+    whole, last = cell(made, "subset", "plain", "trajectory_grade"), cell(made, "turn", "plain, T3", "trajectory_grade")
+    assert (whole["mean"], whole["n"], whole["due"], last["mean"]) == (0.75, 1, 1, 0.75)
+    assert cell(tables(edival_bench, records), "turn", "T3", "trajectory_grade")["mean"] == 0.75
+    assert "trajectory_grade" not in [column["name"] for column in tables(mice, dialogue("a", (1, 1, 1)))[0]["columns"]]
 
 
 SCORES = st.sampled_from([0.0, 0.25, 1.0, None])

@@ -149,10 +149,13 @@ def test_an_out_of_another_config_is_refused(world, pictures, tmp_path):
         (["--benchmark=mice"], "there is no benchmark 'mice'"),
         (["--size=big"], "choose from drawn, source"),
         (["--split=dev"], "there is no split 'dev'"),
+        (["--turns=-1"], "turns is -1"),
+        (["--trained-by=nowhere"], "--trained-by=nowhere: there is no config.json"),
     ],
 )
-def test_a_mistake_is_one_line(world, pictures, tmp_path, more, message):
+def test_a_mistake_is_one_line_before_anything_is_asked(world, pictures, tmp_path, more, message):
     assert message in score(world, pictures, tmp_path / "out", *more, status=2).err
+    assert not list((tmp_path / "out").glob("verdicts/*"))
 
 
 def test_every_mean_can_be_followed_to_its_verdicts(world, pictures, tmp_path):
