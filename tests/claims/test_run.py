@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from editr2_jax.claims import questions, run
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {"data": {"path": "somewhere", "sessions": 8, "group": 8}, "rollout": {"turns": 3}, "loop": {"steps": 2}, "seed": 0}
 
 STAND_IN = """

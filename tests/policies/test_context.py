@@ -9,6 +9,8 @@ from editr2_jax.models.bagel.mot_decoder import View
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies.context import Slots
 
+pytestmark = pytest.mark.slow
+
 GRID = (2, 3)  # latent tokens of the tiny pictures
 ROWS = len(tiny_world.GROUPS) * tiny_world.MEMBERS
 NOISE = np.random.default_rng(0).standard_normal((ROWS, 6, 64)).astype(np.float32)

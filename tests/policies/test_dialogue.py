@@ -6,6 +6,8 @@ import tiny_world
 from editr2_jax.policies import context as contexts
 from editr2_jax.policies import dialogue
 
+pytestmark = pytest.mark.slow
+
 TURNS, SLOTS = tiny_world.TURNS, tiny_world.SLOTS
 
 

@@ -17,6 +17,8 @@ from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
 from editr2_jax.services.remote import RemoteDetector, RemoteDetectorConfig, RemoteFeatures, RemoteFeaturesConfig
 from editr2_jax.tabletop import perception
 
+pytestmark = pytest.mark.slow
+
 PICTURE, NAMES = test_server.PICTURE, test_server.NAMES
 OTHERS = [PICTURE, PICTURE[:20, :31], 255 - PICTURE, PICTURE[::-1], PICTURE]
 QUICK = PATIENT | {"retries": 1, "max_response_bytes": 50_000_000}

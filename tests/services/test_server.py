@@ -21,6 +21,8 @@ from editr2_jax.cli import main as entry
 from editr2_jax.services import server_process, wire
 from editr2_jax.tabletop import perception, world
 
+pytestmark = pytest.mark.slow
+
 PICTURE = world.make_session("train", 0, 0, turns=1, subset="memory", size=(48, 48))[1]
 NAMES = ["orange cross", "stone blue ring", "pink ball", "sign", "no such thing"]
 ASK = {"picture": wire.to_png(PICTURE), "phrases": NAMES}
