@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from editr2_jax.tabletop import perception_report, world
 SIZE = (48, 48)
 
 
+@pytest.mark.slow
 @settings(max_examples=4)  # perception takes its time
 @given(st.integers(0, 1000))
 def test_the_rewards_of_the_world_tell_its_pairs_apart(seed):

@@ -22,6 +22,7 @@ def test_the_rollout_has_rows_that_ended_early_and_rows_that_met_the_limit():
     assert np.any(count < LIMIT) and np.any(cut) and np.all(count[cut] == LIMIT)
 
 
+@pytest.mark.slow
 def test_log_prob_of_a_fresh_intent_gives_ratio_one_for_every_token():
     tokens, count, drawn = _intents()
     again = tiny_world.asked()[1]

@@ -15,6 +15,7 @@ from editr2_jax.tabletop import dialogues, edits, mistakes, perception_answers, 
 from editr2_jax.tabletop.perception_answers import TabletopAnswerer
 
 
+@pytest.mark.slow
 def test_few_errors_on_a_hundred_turns():
     report = perception_report.measure(8, 7)
     assert {row["reward"] for row in report["rows"]} == {"if", "cc", "ga", "cu"}

@@ -124,6 +124,7 @@ def test_chunks_of_one_update_add_up_to_one_update():
     assert float(jnp.mean(jnp.concatenate([g.reshape(-1) for g in jax.tree.leaves(gap)]) > 1e-4)) < 0.01
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_naming_step_and_term():
     state = dataclasses.replace(tiny_world.state(), step=jnp.asarray(7, jnp.int32))
     poisoned = state.trainable["decoder"]["layers"]["gen"]["q"]["lora_b"]
