@@ -64,6 +64,7 @@ def score(
     root = Path(pictures).expanduser().absolute()
     told = {"format": FORMAT, "pictures": str(root), "data": data, "split": split, "sessions": sessions, "turns": turns}
     told |= {"size": size, "partial": partial}
+    _refuse_another(directory, told)
     source, drawn, meta, warned = _folder(told, say)
     meta = dataclasses.replace(meta, model=model or meta.model, training_judge=training_judge or meta.training_judge)
     judging = resuming.judging(config)
@@ -141,6 +142,14 @@ def compare(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     pages = [os.path.relpath(folder / "index.html", out) for _, folder in _named(folders)]
     _write_texts(out, board, (), pages=pages)
     return board
+
+
+def _refuse_another(directory: Path, told: Mapping[str, Any]) -> None:
+    """Tables of other pictures would be written over, though everything else about them may be alike."""
+    before = workdir.read_json(directory / SETTINGS) if (directory / SETTINGS).exists() else told
+    if changed := [name for name in ("pictures", "data", "split") if before[name] != told[name]]:
+        name = changed[0]
+        raise ValueError(f"{directory} holds the scores of {name} {before[name]!r}, not {told[name]!r}; give another --workdir.")
 
 
 def _folder(told: Mapping[str, Any], say: Say) -> tuple[session_source.SessionFolder, list[Drawn], Meta, list[str]]:

@@ -158,6 +158,15 @@ def test_a_mistake_is_one_line_before_anything_is_asked(world, pictures, tmp_pat
     assert not list((tmp_path / "out").glob("verdicts/*"))
 
 
+def test_other_pictures_do_not_take_the_place_of_those_that_were_scored(world, pictures, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    score(world, pictures, out)
+    first = made(out)
+    shutil.copytree(pictures, other)
+    told = score(world, other, out, status=2)
+    assert "holds the scores of pictures" in told.err and "give another --workdir" in told.err and made(out) == first
+
+
 def test_every_mean_can_be_followed_to_its_verdicts(world, pictures, tmp_path):
     out = tmp_path / "out"
     score(world, pictures, out)
