@@ -23,7 +23,8 @@ def main(argv: list[str]) -> int:
     from editr2_jax.rewards import load
 
     config = args.config
-    config.rewards.vlm.cache = ""  # an answer that is known takes no time
+    for section in (config.rewards.vlm, config.rewards.detector_http, config.rewards.features_http):
+        section.cache = ""  # an answer that is known takes no time
     with judging.suite(config, _no_model) as suite:
         sources = _sources(config, args.rollouts)
         measured = load.measure(suite, sources, turns=config.rollout.turns, rollouts=args.rollouts, seed=config.seed)

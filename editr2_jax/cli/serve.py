@@ -109,6 +109,9 @@ def _parse(parser: common.Parser, argv: list[str]) -> argparse.Namespace:
     args = parser.parse(argv)
     if (args.kind == "tabletop") == bool(args.folder):
         parser.error("--kind=tabletop takes no --folder" if args.folder else f"--kind={args.kind} wants the --folder of its checkpoint")
+    idle = {"tabletop": ("threshold", "size", "device"), "dinov3": ("device",)}.get(args.kind, ())
+    if given := [name for name in idle if hasattr(args, name) and getattr(args, name) != parser.get_default(name)]:
+        parser.error(f"--kind={args.kind} takes no --{given[0]}")
     return args
 
 

@@ -414,6 +414,7 @@ def test_it_listens_on_this_machine_alone(detector, guarded):
         (["--max-requests=0"], "max_requests is 0"),
         (["--head-s=-1"], "head_s is -1"),
         (["--folder=x"], "takes no --folder"),
+        (["--threshold=0.7"], "takes no --threshold"),
         (["--kind=grounding_dino"], "wants the --folder"),
         (["--port=1000000"], "--port"),
         (["--prot=1"], "the nearest is --port"),

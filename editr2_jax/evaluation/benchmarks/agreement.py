@@ -24,7 +24,7 @@ import numpy as np
 from editr2_jax.evaluation import statistics
 from editr2_jax.evaluation.benchmarks import tracing
 from editr2_jax.rewards import questions
-from editr2_jax.rewards.base import QuestionAnswerer, Reward, SoftAnswerer
+from editr2_jax.rewards.base import QuestionAnswerer, Reward, ServiceError, SoftAnswerer
 from editr2_jax.rewards.questions import JudgeFormatError, Question
 
 FIRST_VOTE = 1000  # numbers of new votes start here, far from those of any scoring
@@ -102,7 +102,7 @@ def probe(
         about = heard[key]
         try:
             return category(about.question, answerer.ask(about.pictures, dataclasses.replace(about.question, vote=vote)))
-        except Exception:  # a judge may fail in any way; the answers that came are told with their number
+        except ServiceError:  # told by its absence: the answers that came are told with their number
             return None
 
     lines = []
