@@ -109,12 +109,16 @@ def probe(
     first = FIRST_VOTE + seed * times
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
         asked = {key: [pool.submit(again, key, first + number) for number in range(times)] for key in chosen}
-        for key in chosen:
-            about = heard[key]
-            told = {"kind": about.question.kind, "request": key, "prompt": about.question.prompt_hash()}
-            told |= {"scored": category(about.question, about.answer), "answers": [one.result() for one in asked[key]]}
-            lines.append(told)
-            progress(len(lines))
+        try:
+            for key in chosen:
+                about = heard[key]
+                told = {"kind": about.question.kind, "request": key, "prompt": about.question.prompt_hash()}
+                told |= {"scored": category(about.question, about.answer), "answers": [one.result() for one in asked[key]]}
+                lines.append(told)
+                progress(len(lines))
+        except BaseException:  # a fault of ours or Ctrl-C: what waits in the line is not paid for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return lines
 
 

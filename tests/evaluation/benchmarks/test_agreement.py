@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
 
 from editr2_jax.evaluation.benchmarks import agreement, judges
+from editr2_jax.rewards.base import ServiceError
 from editr2_jax.rewards.questions import Question
 
 FLEISS = [  # Fleiss 1971's worked example as it is usually given: 10 subjects, 14 raters, 5 categories; kappa 0.210
@@ -44,7 +46,7 @@ class Wavering:
     def ask(self, pictures, question):
         self.votes.append(question.vote)
         if pictures[0][0, 0, 0] == 3:
-            raise ConnectionError("gone")
+            raise ServiceError("gone")
         return "yes" if pictures[0][0, 0, 0] == 1 or question.vote % 2 else "no"
 
 
@@ -62,6 +64,27 @@ def test_a_judge_that_wavers_is_found_out():
     assert agreement.probe(heard, Wavering(), questions_at_most=2, times=2, seed=5)[0]["answers"] is not None
     with pytest.raises(ValueError, match="at least twice"):
         agreement.probe(heard, judge, questions_at_most=1, times=1)
+
+
+class Broken:
+    """A fault of the program and not of the judge."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def ask(self, pictures, question):
+        self.asked += 1
+        time.sleep(0.005)
+        raise TypeError("no such argument")
+
+
+def test_a_fault_of_the_program_is_no_missing_answer_and_ends_the_asking():
+    question = Question("color", {"object": "ball", "value": "red"})
+    heard = {f"key{number}": agreement.Heard((np.full((2, 2, 3), number, np.uint8),), question, "yes") for number in range(50)}
+    broken = Broken()
+    with pytest.raises(TypeError, match="no such argument"):
+        agreement.probe(heard, broken, questions_at_most=50, times=40, workers=1)
+    assert broken.asked < 2000
 
 
 VLM = {"answerer": "vlm", "model": "qwen", "urls": ["http://127.0.0.1:1/v1"]}
