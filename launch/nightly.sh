@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# What takes hours: plans of BAGEL-7B for every topology, a checkpoint of its size through every door, and many kills and stops.
-# Run again, it leaves out the plans that are there.
+# What takes hours: plans of BAGEL-7B for every topology, a checkpoint of its size through every door, the tests that launch/test.sh
+# leaves out, and many kills and stops. Run again, it leaves out the plans that are there. EDITR2_KILLS, EDITR2_STOPS, EDITR2_KILL_STEPS
+# and EDITR2_HOST_STEPS say how many and over how many steps.
 #   bash launch/nightly.sh OUT
-# OUT/plans holds a JSON file per topology and plans.md; OUT/rehearsal.log and OUT/kills.log what the others said. 60 GB of disk at OUT.
+# OUT/plans holds a JSON file per topology and plans.md; OUT/rehearsal.log and OUT/tests.log what the others said. 60 GB of disk at OUT.
 set -euo pipefail
 
 here=$PWD
@@ -35,11 +36,13 @@ python -m editr2_jax plan --table="$(IFS=,; echo "${plans[*]}")" >"$out/plans/pl
 python -m editr2_jax port rehearse --manifest=tests/golden/bagel/manifest_7b.json --shards=7 --out="$out/rehearsal" | tee "$out/rehearsal.log"
 
 # Kills and SIGTERMs at random moments: of parts, of whole runs, of runs of two and of four processes.
-export EDITR2_KILLS=20 EDITR2_STOPS=20 EDITR2_KILL_STEPS=30 EDITR2_HOST_STEPS=24
+export EDITR2_KILLS=${EDITR2_KILLS:-20} EDITR2_STOPS=${EDITR2_STOPS:-20}
+export EDITR2_KILL_STEPS=${EDITR2_KILL_STEPS:-30} EDITR2_HOST_STEPS=${EDITR2_HOST_STEPS:-24}
 failed=0
-kills() { python -m pytest -q -s -p no:cacheprovider --durations=0 "$@" | tee -a "$out/kills.log" || failed=1; }
-: >"$out/kills.log"
-kills tests/end_to_end/test_train.py tests/runtime tests/rewards/test_verdict_store.py tests/rollouts/test_spool.py -k "kill or stops or sigterm"
-kills tests/end_to_end/test_hosts.py -k killed
-EDITR2_HOSTS=4 EDITR2_KILLS=4 EDITR2_HOST_STEPS=6 kills tests/end_to_end/test_hosts.py -k "killed or several"
+tests() { python -m pytest -q -s -p no:cacheprovider --durations=0 "$@" | tee -a "$out/tests.log" || failed=1; }
+: >"$out/tests.log"
+tests tests/doctor tests/notebooks -m nightly
+tests tests/end_to_end/test_train.py tests/runtime tests/rewards/test_verdict_store.py tests/rollouts/test_spool.py -k "kill or stops or sigterm"
+tests tests/end_to_end/test_hosts.py -k killed
+EDITR2_HOSTS=4 EDITR2_KILLS=4 EDITR2_HOST_STEPS=6 tests tests/end_to_end/test_hosts.py -k "killed or several"
 exit $failed

@@ -100,6 +100,7 @@ def test_a_run_is_examined_where_it_stands(small_checkpoint, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_main_job_is_well(tmp_path):
     out = tmp_path / "found.json"
     outcome = call("doctor", f"--config={MAIN}", f"--json={out}", "--config.doctor.members=2")
