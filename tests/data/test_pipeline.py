@@ -146,6 +146,10 @@ def test_a_picture_that_breaks_later_stops_the_stream_with_its_name(folder):
     with pytest.raises(ValueError, match=r"001\.png is damaged or incomplete"):
         next(stream)
     assert stream.step == 1
+    with pytest.raises(ValueError, match=r"001\.png is damaged"):  # not step 2 in its place
+        next(stream)
+    folder.picture("images/001.png")
+    assert [names(next(stream))[0][0] for _ in range(2)] == ["train/001", "train/002"]
     stream.close()
 
 
