@@ -197,7 +197,7 @@ def training_stream(config, model: Model, data: Path, start: int) -> pipeline.St
         group_size=config.data.group,
         start_step=start,
         shuffle=config.data.shuffle,
-        buckets=assemble.buckets(model.config),
+        buckets=assemble.buckets(config, model.config),
         targets=config.recipe != "edit_r2",
     )
 
@@ -310,7 +310,10 @@ def _examine_before(config, model: Model, recipe: EditR2, data: Path, say: Say) 
 
 def _subject(config, settings: DoctorConfig, model: Model, weights: Weights, recipe: EditR2, data: Path, begun) -> Subject:
     """The run as the doctor sees it: the first sessions of its first step, in smaller groups."""
-    source, sizes = session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid), assemble.buckets(model.config)
+    source, sizes = (
+        session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid),
+        assemble.buckets(config, model.config),
+    )
     members = min(settings.members, config.data.group)
     stream = pipeline.stream(
         source, seed=config.seed, groups_per_step=settings.sessions, group_size=members, shuffle=config.data.shuffle, buckets=sizes
@@ -362,7 +365,7 @@ def edit(config, *, image: str, instructions: Sequence[str], out: Path, run: Pat
     picture, folder = images.read_picture(image), workdir.writable(out, flag="--out")
     model = assemble.model(config)
     weights = model.weights if run is None else model.to_play(last_state(config, model, run).shown)
-    picture = images.fit(picture, assemble.buckets(model.config).choose(*picture.shape[:2]))
+    picture = images.fit(picture, assemble.buckets(config, model.config).choose(*picture.shape[:2]))
     sample = Sample(session=by_hand(image, instructions), picture=picture)
     player = assemble.player(config, model.network).quiet()
     collect.refuse_long([sample.session], player.config, model.tokenizer)
