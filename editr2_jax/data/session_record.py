@@ -11,6 +11,7 @@ import difflib
 import enum
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
@@ -244,6 +245,12 @@ def _path(value: Any, folder: Path, what: str, bad: Complaints) -> str:
     else:
         return str(folder / path)
     return ""
+
+
+def check_split(name: str) -> None:
+    """Raises ValueError for a split that would not be the name of a file."""
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ValueError(f"--split is {name!r}; it becomes the name of a file, so give letters, digits, _ and - alone.")
 
 
 def nearest(name: Any, known: tuple[str, ...]) -> str:

@@ -145,7 +145,7 @@ def unread_flags(path: str | Path) -> dict[str, dict[str, int]]:
     for part in _parts(_absolute(path)):
         file = _flag_file(part)
         if file is not None:
-            here.setdefault(file, set()).update(name for split in _own_splits(part) for name in _names(part, split))
+            here.setdefault(file, set()).update(name for split in _own_splits(part) for name in _names(part, split, file))
     unread = {}
     for file, known in here.items():
         counts = quality_flags.lines_by_split(_lines(file, _LIMITS.line_bytes))
@@ -328,7 +328,7 @@ def _told_flags(part: Any, split: str, limits: Limits) -> tuple[dict[int, tuple]
     file = _flag_file(part)
     if file is None:
         return {}, "", []
-    told, problems = quality_flags.read(_lines(file, limits.line_bytes), str(file), _names(part, split))
+    told, problems = quality_flags.read(_lines(file, limits.line_bytes), str(file), _names(part, split, file))
     return told, str(file), problems
 
 
@@ -337,9 +337,10 @@ def _flag_file(part: Any) -> Any:
     return next((file for place in (part, *above) if (file := place / quality_flags.FILE).exists()), None)
 
 
-def _names(part: Any, split: str) -> tuple[str, str]:
-    """What a flag file may call a split."""
-    return split, f"{part.name}/{split}"
+def _names(part: Any, split: str, file: Any) -> tuple[str, ...]:
+    """What a flag file may call a split: above the published folders, where every one has such a split, with the folder's name alone."""
+    named = f"{part.name}/{split}"
+    return (split, named) if file.parent == part else (named,)
 
 
 def _lines(file: Any, limit: int) -> Iterator[tuple[int, bytes | None]]:

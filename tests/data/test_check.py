@@ -3,6 +3,7 @@ import json
 import pytest
 
 from editr2_jax.data import check
+from editr2_jax.data.session_source import SessionFolder
 
 
 def test_a_sound_folder(folder):
@@ -50,6 +51,18 @@ def test_two_published_folders_share_a_flag_file(folder, new_record):
         part.lines(new_record(image=f"images/{name}.png"))
     (folder.path / "quality_flags.jsonl").write_text('{"split": "cm/train", "row": 0')
     assert check.check(folder.path)["problems"] == 1
+
+
+def test_a_flag_file_above_published_folders_names_the_folder_too(folder, new_record):
+    for name in ("cm", "cu"):
+        part = type(folder)(folder.path / name)
+        part.picture(f"images/{name}.png")
+        part.lines(new_record(image=f"images/{name}.png"))
+    lines = [f'{{"split": "{split}", "row": 0, "flags": [["added_after_first_release", 0]]}}' for split in ("train", "cu/train")]
+    (folder.path / "quality_flags.jsonl").write_text("\n".join(lines))
+    flags = SessionFolder(folder.path, "train").flags
+    assert {session for session, told in flags.items() if told[0].turn == -1} == {"train/cu"}  # "train" may be either's
+    assert check.check(folder.path)["unread_flags"] == {f"{folder.path}/quality_flags.jsonl": {"train": 1}}
 
 
 def test_flags_of_a_split_that_is_not_here_are_told(folder):

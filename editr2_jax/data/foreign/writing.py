@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import io
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -93,8 +92,7 @@ def write(
     problems: rows that gave no session. Every picture is decoded to its end before anything is written. Raises BadSessions with every bad
     row, unless `skip_bad` leaves those sessions out; then nothing is written, and nothing is where no session is sound.
     """
-    if not re.fullmatch(r"\w[\w-]*", split):
-        raise ValueError(f"--split is {split!r}; it becomes the name of a file, so give letters, digits, _ and - alone.")
+    session_record.check_split(split)
     problems, sound, seen = list(problems), [], {}
     for session in found:
         bad = Complaints(session.file, session.line)
