@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -304,10 +305,19 @@ def averages(config) -> Averages:
     return Averages(old=settings(Schedule, config.old_policy), ema=settings(Schedule, config.ema))
 
 
-def buckets(model_config: sizes.BagelConfig) -> images.Buckets:
-    """The sizes that a model works at: its own VAE transform."""
+def buckets(config, model_config: sizes.BagelConfig) -> images.Buckets:
+    """The sizes that pictures are worked on: those of data.shapes, or what the model's own VAE transform makes of each picture."""
     rule = model_config.vae_transform
-    return images.Buckets(max_size=rule.max_size, min_size=rule.min_size, stride=rule.stride)
+    shapes = tuple(_shape(text, rule.stride, rule.max_size) for text in config.data.shapes)
+    return images.Buckets(max_size=rule.max_size, min_size=rule.min_size, stride=rule.stride, shapes=shapes)
+
+
+def _shape(text: str, stride: int, longest: int) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", str(text))
+    height, width = map(int, found.groups()) if found else (0, 0)
+    if not 0 < min(height, width) <= max(height, width) <= longest or height % stride or width % stride:
+        raise ValueError(f"data.shapes has {text!r}; give HEIGHTxWIDTH in pixels, both multiples of {stride} and at most {longest}.")
+    return height, width
 
 
 def data_folder(config, workdir: Path, *, say: Callable[[str], None] = lambda text: None) -> Path:

@@ -103,7 +103,7 @@ def _train(
     """The run from a state on."""
     settings, player, first = _loop(config), assemble.player(config, model.network), int(state.step)
     optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
-    stream = training_stream(config, model, data, first)
+    stream = training_stream(config, model, data, first, say=say)
     recipe = make_recipe(
         config, model, player, optimizer, directory, first_step=first, hosts=hosts, store=keeper.verdicts, spool=keeper.spool, stop=stop,
         seeing=seeing,
@@ -182,10 +182,13 @@ def told_size(model: Model, config) -> str:
     return f"{config.recipe}: {learns / 1e6:.2f} M parameters learn ({config.train}), {frozen / 1e6:.2f} M are frozen, on {where}"
 
 
-def training_stream(config, model: Model, data: Path, start: int) -> pipeline.Stream:
+def training_stream(config, model: Model, data: Path, start: int, *, say: Say = lambda text: None) -> pipeline.Stream:
     """The sessions of a run from a step on: all of a step's, on every host. They are words and a few pictures, and a host that knows
     them all needs to ask no other; which rows lie with it is the mesh's business, so the order does not depend on the number of hosts."""
     source = session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid)
+    if source.dropped:
+        every = source.dropped + len(source)
+        say(f"{source.dropped} of {every} training sessions have an invalid annotation and are left out; `data check {data}` names them.")
     if config.recipe == "edit_r2":
         collect.refuse_long(source.sessions, assemble.rollout(config), model.tokenizer)
     elif config.recipe == "supervised":
@@ -197,7 +200,7 @@ def training_stream(config, model: Model, data: Path, start: int) -> pipeline.St
         group_size=config.data.group,
         start_step=start,
         shuffle=config.data.shuffle,
-        buckets=assemble.buckets(model.config),
+        buckets=assemble.buckets(config, model.config),
         targets=config.recipe != "edit_r2",
     )
 
@@ -310,7 +313,10 @@ def _examine_before(config, model: Model, recipe: EditR2, data: Path, say: Say) 
 
 def _subject(config, settings: DoctorConfig, model: Model, weights: Weights, recipe: EditR2, data: Path, begun) -> Subject:
     """The run as the doctor sees it: the first sessions of its first step, in smaller groups."""
-    source, sizes = session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid), assemble.buckets(model.config)
+    source, sizes = (
+        session_source.SessionFolder(data, "train", drop_invalid=config.data.drop_invalid),
+        assemble.buckets(config, model.config),
+    )
     members = min(settings.members, config.data.group)
     stream = pipeline.stream(
         source, seed=config.seed, groups_per_step=settings.sessions, group_size=members, shuffle=config.data.shuffle, buckets=sizes
@@ -362,7 +368,7 @@ def edit(config, *, image: str, instructions: Sequence[str], out: Path, run: Pat
     picture, folder = images.read_picture(image), workdir.writable(out, flag="--out")
     model = assemble.model(config)
     weights = model.weights if run is None else model.to_play(last_state(config, model, run).shown)
-    picture = images.fit(picture, assemble.buckets(model.config).choose(*picture.shape[:2]))
+    picture = images.fit(picture, assemble.buckets(config, model.config).choose(*picture.shape[:2]))
     sample = Sample(session=by_hand(image, instructions), picture=picture)
     player = assemble.player(config, model.network).quiet()
     collect.refuse_long([sample.session], player.config, model.tokenizer)

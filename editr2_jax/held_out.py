@@ -68,7 +68,9 @@ class Evaluations:
                 self._player,
                 weights,
                 pipeline.once(
-                    self._source, batch_size=min(self._settings.rows, len(self._source)), buckets=assemble.buckets(self._model.config)
+                    self._source,
+                    batch_size=min(self._settings.rows, len(self._source)),
+                    buckets=assemble.buckets(self._config, self._model.config),
                 ),
                 suite=suite,
                 tokenizer=self._model.tokenizer,
@@ -129,7 +131,7 @@ def _draw(config, model: Model, player: Player, state: TrainState, data: Path, f
     runner.draw(
         player,
         model.to_play(state.shown),
-        pipeline.once(source, batch_size=min(config.evaluate.rows, len(source)), buckets=assemble.buckets(model.config)),
+        pipeline.once(source, batch_size=min(config.evaluate.rows, len(source)), buckets=assemble.buckets(config, model.config)),
         tokenizer=model.tokenizer,
         seed=config.seed,
         keep=keep,

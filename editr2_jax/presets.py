@@ -61,6 +61,7 @@ def edit_r2() -> ConfigDict:
                 "sessions": 8,  # P per step
                 "group": 8,  # G rollouts of each
                 "shuffle": True,
+                "shapes": (),  # sizes to bring pictures to, "HEIGHTxWIDTH"; empty: the checkpoint's rule, of each picture its own
                 "drop_invalid": True,
                 "remember": False,  # keep decoded pictures in memory: worth it for small ones
             },

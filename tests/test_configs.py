@@ -1,6 +1,7 @@
 """The configs that ship: every variant loads, and the settings of a run hold together before anything is computed."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from editr2_jax import assemble, experiment, judging
 from editr2_jax.cli import common
 from editr2_jax.flow.kernels import Kernel
 from editr2_jax.flow.sde_window import WindowConfig
+from editr2_jax.models.bagel import config as sizes
 from editr2_jax.records import Episode, Verdict
 from editr2_jax.rewards.base import Tokens
 from editr2_jax.rl.policy_average import Schedule
@@ -143,3 +145,20 @@ def test_features_without_registers_have_no_published_consistency():
 
 def test_every_config_is_here():
     assert {path.name for path in CONFIGS.glob("*.py")} == {run.partition(":")[0] for run in RUNS + BAGEL_7B}
+
+
+def test_pictures_come_in_the_sizes_that_the_config_lists():
+    run, rule = str(CONFIGS / "tabletop_edit_r2.py"), sizes.tiny().vae_transform
+    by_rule = assemble.buckets(common.load_config(run), sizes.tiny())
+    assert by_rule.shapes == () and by_rule.choose(427, 640)[::-1] == rule.shape(640, 427)
+    listed = assemble.buckets(common.load_config(run, [("data.shapes", "48x48,48x64")]), sizes.tiny())
+    assert listed.shapes == ((48, 48), (48, 64))
+    assert [listed.choose(*shape) for shape in ((1024, 1024), (427, 640), (1000, 600))] == [(48, 48), (48, 64), (48, 48)]
+
+
+@pytest.mark.parametrize("shape", ["40x48", "0x48", "1024x48", "48", "(48, 48)"])
+def test_sizes_that_the_model_cannot_draw(shape):
+    config = common.load_config(str(CONFIGS / "tabletop_edit_r2.py"))
+    config.data.shapes = (shape,)
+    with pytest.raises(ValueError, match=re.escape(f"data.shapes has '{shape}'; give HEIGHTxWIDTH in pixels, both multiples of 16")):
+        assemble.buckets(config, sizes.tiny())

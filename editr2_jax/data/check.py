@@ -9,28 +9,32 @@ from typing import Any
 
 from editr2_jax.data import session_source
 from editr2_jax.data.quality_flags import Flag
-from editr2_jax.data.session_source import Kind, Problem
-from editr2_jax.records import FREE_FORM, TASK_TYPES, Session
+from editr2_jax.data.session_source import Entry, Kind, Problem
+from editr2_jax.records import FREE_FORM, TASK_TYPES
 
 
 def check(path: str | Path, *, subset_default: str | None = None, pictures: bool = True) -> dict[str, Any]:
     """Every problem of every split.
 
-    {"folder", "splits": {name: {"sessions", "problems": [{"file", "line", "kind", "turn", "message"}]}}, "problems": how many in all}.
+    {"folder", "splits": {name: {"sessions", "problems": [{"file", "line", "kind", "turn", "message"}]}}, "problems": how many in all,
+    "unread_flags": {file: {split that is not here: lines}}}. The last is no problem: flags may be published for more than is at hand.
     Sessions that are in two splits are a problem too: what is held out must not have been learned. Raises ValueError where `path` is no
     session folder.
     """
     splits: dict[str, Any] = {}
-    home: dict[tuple[str, str], str] = {}
+    home: dict[tuple[str, str], tuple[str, Entry]] = {}
+    told: set[Problem] = set()  # splits may share a flag file
     for split in session_source.splits(path):
-        sessions, problems = session_source.check(path, split, subset_default=subset_default, pictures=pictures)
-        problems += _shared(sessions, split, home, str(path))
-        splits[split] = {"sessions": len(sessions), "problems": [_plain(problem) for problem in problems]}
-    return {"folder": str(path), "splits": splits, "problems": sum(len(found["problems"]) for found in splits.values())}
+        entries, problems = session_source.check(path, split, subset_default=subset_default, pictures=pictures)
+        problems = [problem for problem in (*problems, *_shared(entries, split, home)) if problem not in told]
+        told.update(problems)
+        splits[split] = {"sessions": len(entries), "problems": [_plain(problem) for problem in problems]}
+    problems = sum(len(found["problems"]) for found in splits.values())
+    return {"folder": str(path), "splits": splits, "problems": problems, "unread_flags": session_source.unread_flags(path)}
 
 
 def check_text(report: Mapping[str, Any]) -> str:
-    """The report of `check`: a line per problem, then a line per split."""
+    """The report of `check`: a line per problem, one per split, and the splits whose flags nothing reads."""
     lines = []
     for found in report["splits"].values():
         lines += [_sentence(problem) for problem in found["problems"]]
@@ -41,9 +45,12 @@ def check_text(report: Mapping[str, Any]) -> str:
         if unloadable:
             parts.append(f"{unloadable} problem{'s' * (unloadable > 1)} that must be corrected before it loads")
         if kinds[Kind.INVALID_ANNOTATION]:
-            rows = len({p["line"] for p in found["problems"] if p["kind"] == Kind.INVALID_ANNOTATION})
+            rows = len({(p["file"], p["line"]) for p in found["problems"] if p["kind"] == Kind.INVALID_ANNOTATION})
             parts.append(f"{rows} with an invalid annotation, left out of training and kept in evaluation")
         lines.append(", ".join(parts) + (": sound" if len(parts) == 1 else ""))
+    for file, counts in report["unread_flags"].items():
+        told = ", ".join(f"{split} ({count} line{'s' * (count > 1)})" for split, count in counts.items())
+        lines.append(f"{file}: also tells of what is not here and was not read: {told}")
     return "\n".join(lines)
 
 
@@ -66,15 +73,15 @@ def stats_text(report: Mapping[str, Any]) -> str:
     return "\n\n".join(_split_text(split, counts) for split, counts in report["splits"].items())
 
 
-def _shared(sessions: Iterable[Session], split: str, home: dict[tuple[str, str], str], folder: str) -> list[Problem]:
-    """Complaints about ids and images that an earlier split has; fills `home`, (field, value) -> split."""
+def _shared(entries: Iterable[Entry], split: str, home: dict[tuple[str, str], tuple[str, Entry]]) -> list[Problem]:
+    """Complaints about ids and images that an earlier split has; fills `home`, (field, value) -> split and line."""
     problems = []
-    for session in sessions:
-        for field, value in (("image", session.image), ("id", session.id)):
-            first = home.setdefault((field, value), split)
+    for entry in entries:
+        for field, value in (("image", entry.session.image), ("id", entry.session.id)):
+            first, there = home.setdefault((field, value), (split, entry))
             if first != split:
-                message = f"{field} {value!r} is also in the split {first}; keep it in one of them."
-                problems.append(Problem(file=f"{folder}/{split}_metadata.jsonl", line=0, kind=Kind.RECORD, message=message))
+                message = f"{field} {value!r} is also in the split {first} ({there.file}:{there.line}); keep it in one of them."
+                problems.append(Problem(file=entry.file, line=entry.line, kind=Kind.RECORD, message=message))
     return problems
 
 

@@ -7,6 +7,7 @@ folder appears when all of it is written; what stood there before is never touch
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ def to_shards(
     for split, source in sources.items():
         if not 1 <= count <= len(source):
             raise ValueError(f"--shards is {count}, but the split {split} has {len(source)} sessions; give 1 to {len(source)}.")
+    if to == "tfds" and (odd := [split for split in sources if not re.fullmatch(r"[A-Za-z0-9_-]+", split) or split == "all"]):
+        raise ValueError(f"tfds knows no split {odd[0]!r}: letters, digits, _ and - alone, and not all; rename its metadata file.")
     manifest = {"format": shards.FORMAT, "version": shards.VERSION, "splits": {}}
     with places.whole_folder(out) as folder, _staged(folder) as here:
         for split, source in sources.items():

@@ -9,16 +9,26 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from editr2_jax.resize_rule import ResizeRule
 
 MAX_PIXELS = 100_000_000  # of one file; decoding costs 3 bytes each, and a small file can claim any size
+_UPRIGHT = {  # how a picture of an EXIF orientation is turned to be seen
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # decoders that files from outside may reach
 
 
@@ -79,7 +89,7 @@ def picture_size(path: str | Path, *, max_pixels: int = MAX_PIXELS, encoded: byt
     """(height, width) of a picture when upright, from its header alone. Raises ValueError as read_picture does."""
     with _open(path, max_pixels, encoded) as picture:
         try:
-            sideways = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            sideways = _orientation(picture) in (5, 6, 7, 8)
         except _DAMAGE as error:
             raise ValueError(_damaged(path, error)) from error
         return picture.size if sideways else picture.size[::-1]
@@ -95,7 +105,8 @@ def verify_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS, encoded: b
     read_picture(path, max_pixels=max_pixels, encoded=encoded)
 
 
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)  # what Pillow's decoders raise on broken files
+# What Pillow's decoders raise on broken files.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
 
 
 def _damaged(path: str | Path, error: Exception) -> str:
@@ -127,7 +138,8 @@ def _open(path: str | Path, max_pixels: int, encoded: bytes | None) -> Image.Ima
 def _upright_rgb(picture: Image.Image, path: str | Path) -> np.ndarray:
     try:
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
+        turn = _UPRIGHT.get(_orientation(picture))  # ImageOps.exif_transpose writes all of the EXIF anew, and fails on odd entries
+        picture = picture if turn is None else picture.transpose(turn)
         if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
             return _grey(np.asarray(picture))
         if picture.has_transparency_data:
@@ -136,6 +148,10 @@ def _upright_rgb(picture: Image.Image, path: str | Path) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
     except _DAMAGE as error:
         raise ValueError(_damaged(path, error)) from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    return picture.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _grey(values: np.ndarray) -> np.ndarray:

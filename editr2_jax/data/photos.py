@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from editr2_jax.data import images, session_source
+from editr2_jax.data import images, session_record, session_source
 from editr2_jax.records import Session, Turn
 
 
@@ -109,6 +109,7 @@ def write_folder(out: str | Path, split: str = "train") -> int:
         import skimage
     except ImportError as error:
         raise ValueError("The photographs come with scikit-image, which is not installed: pip install 'editr2_jax[photos]'.") from error
+    session_record.check_split(split)
     carried = Path(skimage.__file__).parent / "data"
     folder = Path(out).absolute()
     metadata = folder / f"{split}_metadata.jsonl"

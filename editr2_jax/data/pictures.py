@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Protocol
 
 from editr2_jax.runtime import places
@@ -40,3 +41,22 @@ class Loose:
             return places.place(path).read_bytes()
         except FileNotFoundError as error:
             raise ValueError(f"{path} is missing; put the picture there or remove its session.") from error
+
+
+class Several:
+    """Pictures of folders side by side, each of which has its own."""
+
+    def __init__(self, folders: Mapping[str, Pictures]):
+        self._folders = folders
+
+    def has(self, path: str) -> bool:
+        return self._of(path).has(path)
+
+    def encoded(self, path: str) -> bytes | None:
+        return self._of(path).encoded(path)
+
+    def _of(self, path: str) -> Pictures:
+        for folder, pictures in self._folders.items():
+            if path.startswith(f"{folder}/"):
+                return pictures
+        raise ValueError(f"{path} is no picture of {', '.join(self._folders)}; give a path that one of the sessions names.")

@@ -85,7 +85,11 @@ class Stream(Iterator[list[Sample]]):
     def __next__(self) -> list[Sample]:
         if self._running is None:
             self._running = _prefetched(self._load, self.step)
-        samples = next(self._running)
+        try:
+            samples = next(self._running)
+        except BaseException:
+            self.close()  # what was read ahead lies behind the step that failed: asked again, it is this step that comes
+            raise
         self.step += 1
         return samples
 

@@ -16,6 +16,7 @@ turns from 1, and turn 0 is the whole session. Source: MICE-Bench and its known 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import enum
@@ -109,6 +110,17 @@ def read(lines: Iterable[tuple[int, bytes | None]], file: str, splits: Sequence[
             told[record["row"]] = line, flags
         problems += bad.problems
     return told, problems
+
+
+def lines_by_split(lines: Iterable[tuple[int, bytes | None]]) -> dict[str, int]:
+    """How many sound lines a flag file has for each split, by what it calls them."""
+    counts = collections.Counter()
+    for line, text in lines:
+        bad = Complaints("", line)
+        record = parse_json(text, bad)
+        if record is not None and _flags(record, bad) is not None:
+            counts[record["split"]] += 1
+    return dict(counts)
 
 
 def _flags(record: Mapping[str, Any], bad: Complaints) -> tuple[QualityFlag, ...] | None:

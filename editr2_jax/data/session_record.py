@@ -11,6 +11,7 @@ import difflib
 import enum
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
@@ -72,9 +73,7 @@ def parse_json(text: bytes | None, bad: Complaints) -> dict[str, Any] | None:
         raise ValueError(f"{name} is no JSON value")
 
     def once(pairs):
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
+        if (twice := _twice([name for name, _ in pairs])) is not None:
             raise ValueError(f"the field {twice!r} is there twice")
         return dict(pairs)
 
@@ -204,13 +203,19 @@ def _check_names(names: Any, field: str, t: int, at: Callable[[str], None], *, m
         at(f"turn {t}: {field} is {short(names)}; give a list of object names.")
     elif wrong := [name for name in names if not isinstance(name, str) or not name or name != name.strip()]:
         at(f"turn {t}: {field} has {short(wrong[0])}; every name is a text without spaces around it.")
-    elif twice := [name for index, name in enumerate(names) if name in names[:index]]:
-        at(f"turn {t}: {field} has {twice[0]!r} twice; name every object once.")
+    elif (twice := _twice(names)) is not None:
+        at(f"turn {t}: {field} has {twice!r} twice; name every object once.")
     elif not names and field == "all_objects" and not may_be_empty:
         at(f"turn {t}: all_objects is empty; name every object that has existed in turns 0 to {t}.")
     else:
         return True
     return False
+
+
+def _twice(names: list[str]) -> str | None:
+    """The first name that is there again; in one pass, for a line of a megabyte holds many."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
 
 
 def _check_pool(fields: dict[str, list], t: int, at: Callable[[str], None]) -> None:
@@ -240,6 +245,12 @@ def _path(value: Any, folder: Path, what: str, bad: Complaints) -> str:
     else:
         return str(folder / path)
     return ""
+
+
+def check_split(name: str) -> None:
+    """Raises ValueError for a split that would not be the name of a file."""
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ValueError(f"--split is {name!r}; it becomes the name of a file, so give letters, digits, _ and - alone.")
 
 
 def nearest(name: Any, known: tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from editr2_jax.data import images, instruction_grammar, quality_flags, shards
 from editr2_jax.data.instruction_grammar import Edit
-from editr2_jax.data.pictures import Loose, Pictures
+from editr2_jax.data.pictures import Loose, Pictures, Several
 from editr2_jax.data.quality_flags import Flag, QualityFlag
 from editr2_jax.data.session_record import NAMES, TEXTS, Complaints, Kind, Limits, Problem, nearest, parse_json, session_of, short
 from editr2_jax.records import FREE_FORM, SUBSETS, Session
@@ -120,22 +120,38 @@ def splits(path: str | Path) -> list[str]:
 
 def check(
     path: str | Path, split: str, *, subset_default: str | None = None, pictures: bool = True, limits: Limits = _LIMITS
-) -> tuple[list[Session], list[Problem]]:
-    """The sessions of a split that are sound records, and everything that is wrong with its lines and pictures, in the order of the file.
+) -> tuple[list[Entry], list[Problem]]:
+    """The sound lines of a split, and everything that is wrong with its lines and pictures, both in the order of the file.
 
     Every picture is decoded to its end, and the shards are compared with their digests, unless `pictures` is False.
     """
     folder = _absolute(path)
     entries, problems = _read_split(folder, split, subset_default, limits)
-    if pictures and shards.is_sharded(folder):
-        problems += shards.damage(folder, split)
+    sharded = [part for part in _parts_with(split, folder) if shards.is_sharded(part)] if pictures else []
+    if sharded:
+        problems += [problem for part in sharded for problem in shards.damage(part, split)]
         pictures = not problems
     store = _pictures(folder, split, entries) if pictures else Loose()
     for entry in entries:
         problems += entry.invalid
         if pictures:
             problems += entry.unreadable(store, limits.pixels)
-    return [entry.session for entry in entries], _in_order(problems)
+    return entries, _in_order(problems)
+
+
+def unread_flags(path: str | Path) -> dict[str, dict[str, int]]:
+    """Flag file -> {what it calls a split: how many lines} of all that is no split of this folder, so that nothing reads them."""
+    here: dict[Any, set[str]] = {}
+    for part in _parts(_absolute(path)):
+        file = _flag_file(part)
+        if file is not None:
+            here.setdefault(file, set()).update(name for split in _own_splits(part) for name in _names(part, split, file))
+    unread = {}
+    for file, known in here.items():
+        counts = quality_flags.lines_by_split(_lines(file, _LIMITS.line_bytes))
+        if strange := {split: count for split, count in counts.items() if split not in known}:
+            unread[str(file)] = strange
+    return unread
 
 
 def to_record(session: Session, folder: str | Path) -> dict[str, Any]:
@@ -161,8 +177,8 @@ def to_record(session: Session, folder: str | Path) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A sound line."""
+class Entry:
+    """A sound line: what it says, and where it stands."""
 
     file: str
     line: int
@@ -216,31 +232,43 @@ def _parts(folder: Any) -> list[Any]:
     return [folder / name for name in _PUBLISHED if (folder / name).is_dir()]
 
 
-def _pictures(folder: Any, split: str, entries: Sequence[_Entry]) -> Pictures:
-    return shards.Sharded(folder, split, [entry.session for entry in entries]) if shards.is_sharded(folder) else Loose()
+def _parts_with(split: str, folder: Any) -> list[Any]:
+    return [part for part in _parts(folder) if split in _own_splits(part)]
 
 
-def _read_split(folder: Any, split: str, subset: str | None, limits: Limits) -> tuple[list[_Entry], list[Problem]]:
+def _pictures(folder: Any, split: str, entries: Sequence[Entry]) -> Pictures:
+    """Those of the folder, or of each published folder in it: any of them may be in shards."""
+    stores = {}
+    for part in _parts_with(split, folder):
+        sessions = [entry.session for entry in entries if entry.file == _metadata(part, split)]
+        stores[str(part)] = shards.Sharded(part, split, sessions) if shards.is_sharded(part) else Loose()
+    return Several(stores) if len(stores) > 1 else next(iter(stores.values()))
+
+
+def _metadata(part: Any, split: str) -> str:
+    return str(part / f"{split}{_SUFFIX}")
+
+
+def _read_split(folder: Any, split: str, subset: str | None, limits: Limits) -> tuple[list[Entry], list[Problem]]:
     """All sound lines, and the problems of the others."""
     if split not in splits(folder):
         raise ValueError(f"{folder}: there is no split {split!r}; it has {', '.join(splits(folder))}.")
     if subset is not None and subset not in SUBSETS:
         raise ValueError(f"There is no subset {subset!r}{nearest(subset, SUBSETS)}; it is one of {', '.join(SUBSETS)}.")
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     problems: list[Problem] = []
     seen: dict[tuple[str, str], tuple[str, int]] = {}  # (field, value) -> file and line that had it first
-    for part in _parts(folder):
-        if split in _own_splits(part):
-            found, wrong = _read_part(part, split, subset or _PUBLISHED.get(part.name, "plain"), limits, seen)
-            entries, problems = entries + found, problems + wrong
-    return entries, problems
+    for part in _parts_with(split, folder):
+        found, wrong = _read_part(part, split, subset or _PUBLISHED.get(part.name, "plain"), limits, seen)
+        entries, problems = entries + found, problems + wrong
+    return entries, list(dict.fromkeys(problems))  # two published folders may share a flag file, and what is wrong with it
 
 
-def _read_part(part: Any, split: str, subset: str, limits: Limits, seen: dict) -> tuple[list[_Entry], list[Problem]]:
+def _read_part(part: Any, split: str, subset: str, limits: Limits, seen: dict) -> tuple[list[Entry], list[Problem]]:
     """One metadata file and what the flag file beside it tells of its rows."""
-    file = str(part / f"{split}{_SUFFIX}")
+    file = _metadata(part, split)
     told, flag_file, problems = _told_flags(part, split, limits)
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     rows = 0
     for line, text in _lines(part / f"{split}{_SUFFIX}", limits.line_bytes):
         bad, rows = Complaints(file, line), line
@@ -254,7 +282,9 @@ def _read_part(part: Any, split: str, subset: str, limits: Limits, seen: dict) -
                     bad(f"{field} {value!r} is already that of {where}; every session has its own.")
         problems += bad.problems
         if session is not None and not bad.problems:
-            entries.append(_entry(session, file, line, flag_file, *told.pop(line - 1, (0, ()))))
+            flag_line, flags = told.pop(line - 1, (0, ()))
+            problems += _beyond(session, flags, flag_file, flag_line)
+            entries.append(_entry(session, file, line, flag_file, flag_line, flags))
     for row, (line, _) in told.items():
         if row >= rows:  # a row of a line that does not load is no complaint about the flags
             message = f"row {row} of {split} is not there, {file} has {rows} lines; the flags are those of another file."
@@ -264,7 +294,7 @@ def _read_part(part: Any, split: str, subset: str, limits: Limits, seen: dict) -
     return entries, problems
 
 
-def _entry(session: Session, file: str, line: int, flag_file: str, flag_line: int, told: tuple[QualityFlag, ...]) -> _Entry:
+def _entry(session: Session, file: str, line: int, flag_file: str, flag_line: int, told: tuple[QualityFlag, ...]) -> Entry:
     edits = [instruction_grammar.parse(turn.formatted_instruction, turn.task_type) for turn in session.turns]
     seen = quality_flags.of(session, edits)
     invalid = list(_invalid(session, edits, seen, file, line))
@@ -274,18 +304,43 @@ def _entry(session: Session, file: str, line: int, flag_file: str, flag_line: in
             turn = flag.turn if flag.turn >= 0 else None
             message = f"{session.id}{'' if turn is None else f', turn {turn}'} is flagged {flag.name}; repair it and remove the flag."
             invalid.append(Problem(file=flag_file, line=flag_line, kind=Kind.INVALID_ANNOTATION, message=message, turn=turn))
-    return _Entry(file=file, line=line, session=session, flags=tuple(sorted({*seen, *told})), invalid=tuple(invalid))
+    return Entry(file=file, line=line, session=session, flags=tuple(sorted({*seen, *told})), invalid=tuple(invalid))
+
+
+def _beyond(session: Session, told: Sequence[QualityFlag], flag_file: str, flag_line: int) -> list[Problem]:
+    """Flags of turns that the session does not have."""
+    count = len(session.turns)
+    message = "{} is told of turn {}, but {} has {} turn{}; turns count from 1, and 0 is the whole session."
+    return [
+        Problem(
+            file=flag_file,
+            line=flag_line,
+            kind=Kind.RECORD,
+            message=message.format(flag.name, flag.turn + 1, session.id, count, "s" * (count > 1)),
+        )
+        for flag in told
+        if flag.turn >= count
+    ]
 
 
 def _told_flags(part: Any, split: str, limits: Limits) -> tuple[dict[int, tuple], str, list[Problem]]:
     """What a flag file in the folder, or else in the one above a published folder, tells of a split; its name; what is wrong with it."""
+    file = _flag_file(part)
+    if file is None:
+        return {}, "", []
+    told, problems = quality_flags.read(_lines(file, limits.line_bytes), str(file), _names(part, split, file))
+    return told, str(file), problems
+
+
+def _flag_file(part: Any) -> Any:
     above = [part.parent] if part.name in _PUBLISHED else []
-    for place in (part, *above):
-        file = place / quality_flags.FILE
-        if file.exists():
-            told, problems = quality_flags.read(_lines(file, limits.line_bytes), str(file), (split, f"{part.name}/{split}"))
-            return told, str(file), problems
-    return {}, "", []
+    return next((file for place in (part, *above) if (file := place / quality_flags.FILE).exists()), None)
+
+
+def _names(part: Any, split: str, file: Any) -> tuple[str, ...]:
+    """What a flag file may call a split: above the published folders, where every one has such a split, with the folder's name alone."""
+    named = f"{part.name}/{split}"
+    return (split, named) if file.parent == part else (named,)
 
 
 def _lines(file: Any, limit: int) -> Iterator[tuple[int, bytes | None]]:

@@ -229,7 +229,11 @@ def _(p):
     return ("data", "check", p.sessions({"task_type": ["text_change", "color_alter"], "formatted_instruction": formatted}))
 
 
-@row("a picture in train and test", 1, r"train_metadata\.jsonl: image .*0\.png' is also in the split test; keep it in one of them")
+@row(
+    "a picture in train and test",
+    1,
+    r"train_metadata\.jsonl:1: image .*0\.png' is also in the split test \(.*test_metadata\.jsonl:1\); keep it",
+)
 def _(p):
     p.sessions(split="train")
     return ("data", "check", p.sessions(split="test"))  # "test" comes first in the order of the names

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from editr2_jax.data import check
+from editr2_jax.data.session_source import SessionFolder
 
 
 def test_a_sound_folder(folder):
@@ -25,13 +26,61 @@ def test_every_problem_of_every_split_is_listed(folder, new_record):
         ("test", 1, "record", None),
         ("train", 1, "invalid_annotation", 0),
         ("train", 2, "picture", None),
-        ("train", 0, "record", None),  # images/002.png is in both splits
+        ("train", 3, "record", None),  # images/002.png is in both splits
     ]
     text = check.check_text(report)
     assert f"{folder.path}/train_metadata.jsonl:1: turn 0: the new text of \"Add text '[]' on the image\" is empty" in text
-    assert "also in the split test; keep it in one of them" in text
+    assert f"also in the split test ({folder.path}/test_metadata.jsonl:2); keep it in one of them" in text
     assert "test: 1 sessions, 1 problem that must be corrected before it loads" in text
     assert "train: 3 sessions, 2 problems that must be corrected before it loads, 1 with an invalid annotation" in text
+
+
+def test_a_flag_file_of_several_splits_is_told_of_once(folder, new_record):
+    folder.sessions(2)
+    folder.lines(new_record(0))
+    folder.lines(new_record(1), split="test")
+    (folder.path / "quality_flags.jsonl").write_text('{"split": "train", "row": 0')
+    report = check.check(folder.path)
+    assert report["problems"] == 1 and check.check_text(report).count("quality_flags.jsonl:1: not JSON") == 1
+
+
+def test_two_published_folders_share_a_flag_file(folder, new_record):
+    for name in ("cm", "cu"):
+        part = type(folder)(folder.path / name)
+        part.picture(f"images/{name}.png")
+        part.lines(new_record(image=f"images/{name}.png"))
+    (folder.path / "quality_flags.jsonl").write_text('{"split": "cm/train", "row": 0')
+    assert check.check(folder.path)["problems"] == 1
+
+
+def test_a_flag_file_above_published_folders_names_the_folder_too(folder, new_record):
+    for name in ("cm", "cu"):
+        part = type(folder)(folder.path / name)
+        part.picture(f"images/{name}.png")
+        part.lines(new_record(image=f"images/{name}.png"))
+    lines = [f'{{"split": "{split}", "row": 0, "flags": [["added_after_first_release", 0]]}}' for split in ("train", "cu/train")]
+    (folder.path / "quality_flags.jsonl").write_text("\n".join(lines))
+    flags = SessionFolder(folder.path, "train").flags
+    assert {session for session, told in flags.items() if told[0].turn == -1} == {"train/cu"}  # "train" may be either's
+    assert check.check(folder.path)["unread_flags"] == {f"{folder.path}/quality_flags.jsonl": {"train": 1}}
+
+
+def test_flags_of_a_split_that_is_not_here_are_told(folder):
+    folder.sessions(1)
+    lines = [f'{{"split": "{split}", "row": 0, "flags": []}}' for split in ("train", "trian", "trian", "cu/test")]
+    (folder.path / "quality_flags.jsonl").write_text("\n".join(lines))
+    report = check.check(folder.path)
+    assert report["problems"] == 0
+    assert report["unread_flags"] == {f"{folder.path}/quality_flags.jsonl": {"trian": 2, "cu/test": 1}}
+    assert check.check_text(report).endswith("also tells of what is not here and was not read: trian (2 lines), cu/test (1 line)")
+
+
+def test_sessions_of_two_folders_with_invalid_annotations_count_as_two(folder, new_record):
+    for name in ("cm", "cu"):
+        part = type(folder)(folder.path / name)
+        part.picture(f"images/{name}.png")
+        part.lines(new_record(image=f"images/{name}.png", formatted_instruction=["x", "Change the color of [a] to [b]", "y"]))
+    assert "2 with an invalid annotation" in check.check_text(check.check(folder.path))
 
 
 def test_stats(folder, new_record):

@@ -139,12 +139,30 @@ def test_magicbrush(folder, tmp_path, capsys, kind):
         ('{"../a": [{}]}', "session '../a': the id names a folder"),
         ("[]", "sessions.json: a list, not sessions by img_id"),
         ("{", "sessions.json:1: not JSON"),
+        ("[" * 100_000, "sessions.json: not sessions by img_id: JSON nested too deep"),
+        ('{"11": [{"input": "a.png"}], "11": []}', "sessions.json: '11' is there twice; give every session and every field once"),
     ],
 )
 def test_a_bad_session_of_magicbrush(folder, tmp_path, capsys, text, message):
     (tmp_path / "sessions.json").write_text(text)
     assert convert("magicbrush", "turns", tmp_path / "sessions.json", folder, tmp_path / "out") == 2
     assert message in capsys.readouterr().err
+
+
+def test_pictures_of_magicbrush_that_share_a_last_name(folder, tmp_path, capsys):
+    for name in ("in/s.png", "in/11/turn_1/p.png", "in/turn_2/p.png"):
+        folder.picture(name, seed=len(name))
+    turns = [("s.png", "turn_1/p.png"), ("turn_1/p.png", "turn_2/p.png")]
+    session = [{"input": source, "output": target, "instruction": "x"} for source, target in turns]
+    (tmp_path / "s.json").write_text(json.dumps({"11": session}))
+    assert convert("magicbrush", "turns", tmp_path / "s.json", folder, tmp_path / "out") == 0, capsys.readouterr().err
+    targets = [Path(turn.target) for turn in SessionFolder(tmp_path / "out", "train").sessions[0].turns]
+    assert [target.read_bytes() for target in targets] == [
+        (tmp_path / "in/11/turn_1/p.png").read_bytes(), (tmp_path / "in/turn_2/p.png").read_bytes(),
+    ]  # fmt: skip
+    (tmp_path / "s.json").write_text(json.dumps({"11": [session[0] | {"output": "../s.png"}]}))
+    assert convert("magicbrush", "turns", tmp_path / "s.json", folder, tmp_path / "other") == 2
+    assert "target of turn 0 'images/11/../s.png' leads out of the folder" in capsys.readouterr().err
 
 
 def test_turns_of_magicbrush_that_do_not_meet(folder, tmp_path, capsys):
@@ -191,6 +209,51 @@ def test_pico_banana(folder, tmp_path, capsys):
     assert "multi-turn.jsonl:2: there is no picture for images/3_a_turn2/original_input_image.jpg below --images" in error
     assert "multi-turn.jsonl:3: metadata_edit_turn_prompts is null" in error
     assert "multi-turn.jsonl:5: the session train/1_a_turn2 is already that of line 4" in error
+
+
+TSV = "img_id\tturn_index\tsource_img\ttarget_img\tinstruction\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ((TSV + "11\t1\ta.png\tb.png\tcaf\xe9").encode("latin-1"), "turns.tsv:2: not UTF-8 at byte 72 of the file; save it as UTF-8"),
+        ((TSV + "11\t1\ta.png\tb.png\t" + "x" * 200_000).encode(), "turns.tsv:2: not a table: field larger than field limit"),
+        ((TSV + "\n11\t1\ta.png\tb.png\tone\ttwo").encode(), "turns.tsv:3: the row has 6 cells, the head of the table 5"),
+        ((TSV + "11\t1\ta.png\tb.png").encode(), "turns.tsv:2: the row has 4 cells, the head of the table 5"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named_by_line(folder, tmp_path, capsys, content, message):
+    (tmp_path / "turns.tsv").write_bytes(content)
+    assert convert("magicbrush", "turns", tmp_path / "turns.tsv", folder, tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_table_as_a_spreadsheet_saves_it(folder, tmp_path, capsys):
+    folder.picture("in/4_input_raw.png")
+    table = write_csv(tmp_path / "edival.csv", edival_rows(4))
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())  # a byte order mark
+    assert convert("edival", "csv", table, folder, tmp_path / "out") == 0, capsys.readouterr().err
+
+
+def test_a_damaged_picture_is_no_session(folder, tmp_path, capsys):
+    for index in (4, 7):
+        folder.picture(f"in/{index}_input_raw.png")
+    (tmp_path / "in/4_input_raw.png").write_text("<html>404</html>")
+    table = write_csv(tmp_path / "edival.csv", [*edival_rows(4), *edival_rows(7)])
+    assert convert("edival", "csv", table, folder, tmp_path / "out") == 2
+    assert "edival.csv:2: " in (error := capsys.readouterr().err) and "4_input_raw.png is no picture" in error
+    assert convert("edival", "csv", table, folder, tmp_path / "out", "--skip-bad") == 0
+    assert [session.id for session in SessionFolder(tmp_path / "out", "test").sessions] == ["test/7"]
+
+
+@pytest.mark.parametrize("split", ["../evil", "a/b", "a b", ".hidden"])
+def test_a_split_is_no_path(folder, tmp_path, capsys, split):
+    folder.picture("in/4_input_raw.png")
+    table = write_csv(tmp_path / "edival.csv", edival_rows(4))
+    before = {path.name for path in tmp_path.iterdir()}
+    assert convert("edival", "csv", table, folder, tmp_path / "out", f"--split={split}") == 2
+    assert f"--split is '{split}'" in capsys.readouterr().err and {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_flags_that_do_not_go_together(tmp_path, capsys):

@@ -1,8 +1,10 @@
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from editr2_jax.data import images
 from editr2_jax.data.images import Buckets
@@ -89,6 +91,32 @@ def test_a_photograph_held_sideways_stands_upright(tmp_path):
     Image.fromarray(picture).save(tmp_path / "s.png", exif=exif)
     np.testing.assert_array_equal(images.read_picture(tmp_path / "s.png"), np.rot90(picture, -1))
     assert images.picture_size(tmp_path / "s.png") == (6, 4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_every_orientation_stands_as_pillow_turns_it(tmp_path, orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "p", format=kind, exif=exif)
+    with Image.open(tmp_path / "p") as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    np.testing.assert_array_equal(images.read_picture(tmp_path / "p"), expected)
+    assert images.picture_size(tmp_path / "p") == expected.shape[:2]
+
+
+def test_an_odd_exif_entry_does_not_spoil_a_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    odd = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x01\x00\x02")  # the height, as a text: Pillow reads but cannot write it
+    assert odd != exif.tobytes()
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "odd.png", exif=odd)
+    with pytest.raises(struct.error), Image.open(tmp_path / "odd.png") as opened:
+        ImageOps.exif_transpose(opened)
+    np.testing.assert_array_equal(images.read_picture(tmp_path / "odd.png"), np.rot90(picture, -1))
+    images.verify_picture(tmp_path / "odd.png")
 
 
 @given(data=st.data())

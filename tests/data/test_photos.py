@@ -34,3 +34,9 @@ def test_the_photographs_have_many_shapes_and_fill_their_buckets(folder):
 def test_nothing_is_overwritten(folder):
     with pytest.raises(ValueError, match=r"train_metadata\.jsonl is already there"):
         photos.write_folder(folder)
+
+
+def test_a_split_is_no_path(tmp_path):
+    with pytest.raises(ValueError, match=r"--split is '\.\./evil'; it becomes the name of a file"):
+        photos.write_folder(tmp_path / "out", "../evil")
+    assert not list(tmp_path.iterdir())

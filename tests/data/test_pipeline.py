@@ -1,13 +1,16 @@
 import collections
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from editr2_jax import experiment, presets
 from editr2_jax.data import pipeline
 from editr2_jax.data.images import Buckets
 from editr2_jax.data.session_source import SessionFolder
+from editr2_jax.models.bagel import config as sizes
 from editr2_jax.records import Session, Turn
 
 pytest.importorskip("grain")
@@ -146,7 +149,25 @@ def test_a_picture_that_breaks_later_stops_the_stream_with_its_name(folder):
     with pytest.raises(ValueError, match=r"001\.png is damaged or incomplete"):
         next(stream)
     assert stream.step == 1
+    with pytest.raises(ValueError, match=r"001\.png is damaged"):  # not step 2 in its place
+        next(stream)
+    folder.picture("images/001.png")
+    assert [names(next(stream))[0][0] for _ in range(2)] == ["train/001", "train/002"]
     stream.close()
+
+
+def test_training_says_how_many_sessions_it_leaves_out(folder, new_record):
+    folder.sessions(3)
+    bad = new_record(2, formatted_instruction=["x", "Change the color of [a] to [red]", "y"])
+    folder.lines(new_record(0), new_record(1), bad)
+    config, model, said = presets.edit_r2(), SimpleNamespace(config=sizes.tiny()), []
+    config.recipe = "autoencoder"
+    stream = experiment.training_stream(config, model, folder.path, 0, say=said.append)
+    assert {sample.session.id for sample in stream.at(0)} == {"train/000", "train/001"}
+    assert said == [f"1 of 3 training sessions have an invalid annotation and are left out; `data check {folder.path}` names them."]
+    config.data.drop_invalid = False
+    experiment.training_stream(config, model, folder.path, 0, say=said.append)
+    assert len(said) == 1
 
 
 def test_a_source_of_something_else_than_pictures():

@@ -85,6 +85,10 @@ def test_a_line_of_flags_comes_back():
         ('{"split": "test", "row": 0, "flags": [["no_pronoun"]]}', r"flag \[\"no_pronoun\"\] is no \[FLAG, TURN\]"),
         ('{"split": "test", "row": 0, "flags": [["no_pronouns", 2]]}', r"no flag 'no_pronouns' \(the nearest is no_pronoun\)"),
         ('{"split": "test", "row": 2, "flags": []}', "row 2 of test is not there, .* has 2 lines; the flags are those of another file"),
+        (
+            '{"split": "test", "row": 1, "flags": [["no_pronoun", 4]]}',
+            r"quality_flags\.jsonl:1: no_pronoun is told of turn 4, but test/001 has 3 turns; turns count from 1",
+        ),
         ('{"split": "test", "row": 0, "flags": []}\n' * 2, "row 0 of test is already that of line 1"),
     ],
 )

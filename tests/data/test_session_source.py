@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,19 @@ def test_a_bad_line_is_named_by_file_and_line(folder, new_record, case):
         SessionFolder(folder.path, "train", limits=limits)
     assert [problem.line for problem in refused.value.problems if problem.line != 3][0] == 2
     assert any("image" in str(p) and "line 1" in str(p) for p in refused.value.problems if p.line == 3)  # line 3 repeats line 1
+
+
+def test_a_line_full_of_names_is_read_at_once(folder, new_record):
+    names = [f"{number:x}" for number in range(38_000)]
+    empty = {"unchanged_objects": [[]] * 3, "available_objects": [[]] * 3}
+    start = time.process_time()
+    folder.lines(new_record(all_objects=[names, names, names], **empty), new_record(1, all_objects=[[*names, "0"]] * 3, **empty))
+    with pytest.raises(BadSessions, match="turn 0: all_objects has '0' twice"):
+        SessionFolder(folder.path, "train", pictures=False)
+    folder.lines("{" + ", ".join(f'"{name}": {{}}' for name in ("0", *names[:-1], "0")) + "}")
+    _, (problem,) = session_source.check(folder.path, "train", pictures=False)
+    assert "the field '0' is there twice" in problem.message
+    assert time.process_time() - start < 10  # a look through all earlier names for each takes minutes
 
 
 anything = st.recursive(

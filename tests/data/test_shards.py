@@ -128,6 +128,34 @@ def test_shards_that_do_not_belong_together(mixed, tmp_path):
         SessionFolder(out, "train")
 
 
+def test_published_folders_in_shards_are_read_together(folder, new_record, tmp_path):
+    for name in ("cm", "cu"):
+        part = type(folder)(tmp_path / "loose" / name)
+        part.picture(f"images/{name}.png", seed=ord(name[1]))
+        part.lines(new_record(image=f"images/{name}.png"))
+        convert.to_shards(part.path, tmp_path / "shards" / name)
+    loose, sharded = (SessionFolder(tmp_path / kind, "train") for kind in ("loose", "shards"))
+    assert relative(tmp_path / "loose", loose.sessions) == relative(tmp_path / "shards", sharded.sessions)
+    for session, copy in zip(loose.sessions, sharded.sessions, strict=True):
+        np.testing.assert_array_equal(loose.read(session.image), sharded.read(copy.image))
+    assert check.check(tmp_path / "shards")["problems"] == 0
+    with pytest.raises(ValueError, match=r"elsewhere/a\.png is no picture of .*/cm, .*/cu"):
+        sharded.read(str(tmp_path / "elsewhere/a.png"))
+    (tmp_path / "shards/cu" / shards.file_name("train", 0, 1)).unlink()
+    (problem,) = check.check(tmp_path / "shards")["splits"]["train"]["problems"]
+    assert "cu/sessions-train" in problem["file"] and "is missing" in problem["message"]
+
+
+@pytest.mark.parametrize("split", ["all", "train.v1", "first half"])
+def test_names_of_splits_that_tfds_cannot_open(folder, tmp_path, split):
+    folder.sessions(1, split=split)
+    with pytest.raises(ValueError, match=f"tfds knows no split '{split}'.*rename its metadata file"):
+        convert.to_shards(folder.path, tmp_path / "out", to="tfds")
+    assert not (tmp_path / "out").exists()
+    convert.to_shards(folder.path, tmp_path / "out")
+    assert len(SessionFolder(tmp_path / "out", split)) == 1
+
+
 def upload(folder, to):
     for file in folder.rglob("*"):
         if file.is_file():

@@ -9,12 +9,11 @@ Source: the EdiVal repository, oai_instruction_generation_output.csv.
 from __future__ import annotations
 
 import ast
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from editr2_jax.data.foreign.writing import Found, first_file
+from editr2_jax.data.foreign.writing import Found, first_file, rows_of
 from editr2_jax.data.session_record import Complaints, Problem
 
 _PREFIXES = {"task_type": "task_type", "instructions": "instruction", "format_instructions": "formatted_instruction"}  # theirs -> ours
@@ -44,23 +43,16 @@ def _rows(table: Path) -> tuple[dict[str, list[tuple[int, dict[str, Any]]]], lis
     rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     problems: list[Problem] = []
     broken = set()  # images that have lost a row: what is left of them is no dialogue
-    with table.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        lost = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-        if lost:
-            raise ValueError(f"{table}:1: there is no column {lost[0]}; EdiVal's CSV has {', '.join(_COLUMNS)}.")
-        end = 1
-        for cells in reader:
-            bad, end = Complaints(str(table), end + 1), reader.line_num  # a cell may hold line breaks
-            row = {column: _list(cells[column], column, bad) for column in (*_PREFIXES, *_POOLS)}
-            row |= {"turns": cells["turns"], "bg_consistency": cells["bg_consistency"]}
-            if not (cells["image_index"] or "").isdecimal() or not (cells["turns"] or "").isdecimal():
-                bad(f"image_index {cells['image_index']!r}, turns {cells['turns']!r}: both are whole numbers.")
-            if row["bg_consistency"] not in ("True", "False"):
-                bad(f"bg_consistency is {row['bg_consistency']!r}; it is True or False.")
-            rows.setdefault(cells["image_index"], []).append((bad.line, row))
-            broken |= {cells["image_index"]} if bad.problems else set()
-            problems += bad.problems
+    for bad, cells in rows_of(table, _COLUMNS, "EdiVal's CSV has "):
+        row = {column: _list(cells[column], column, bad) for column in (*_PREFIXES, *_POOLS)}
+        row |= {"turns": cells["turns"], "bg_consistency": cells["bg_consistency"]}
+        if not (cells["image_index"] or "").isdecimal() or not (cells["turns"] or "").isdecimal():
+            bad(f"image_index {cells['image_index']!r}, turns {cells['turns']!r}: both are whole numbers.")
+        if row["bg_consistency"] not in ("True", "False"):
+            bad(f"bg_consistency is {row['bg_consistency']!r}; it is True or False.")
+        rows.setdefault(cells["image_index"], []).append((bad.line, row))
+        broken |= {cells["image_index"]} if bad.problems else set()
+        problems += bad.problems
     return {index: prefixes for index, prefixes in rows.items() if index not in broken}, problems
 
 

@@ -9,14 +9,13 @@ A session tells no types and no objects, so its turns are free-form. Source: the
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from editr2_jax.data.foreign.writing import Found, first_file, free_form, inside
+from editr2_jax.data.foreign.writing import Found, first_file, free_form, inside, rows_of, text_of
 from editr2_jax.data.session_record import Complaints, Problem
 
 _FIELDS = {"source": "input", "target": "output", "instruction": "instruction"}  # ours -> those of a turn in the JSON file
@@ -39,8 +38,9 @@ def read(table: Path, images: Path, split: str) -> tuple[list[Found], list[Probl
 
 def _found(img_id: str, turns: Sequence[dict[str, str]], images: Path, split: str, bad: Complaints) -> Found:
     named = [turns[0]["source"], *(turn["target"] for turn in turns)]
-    paths = [f"images/{img_id}/{Path(name).name}" for name in named]
-    pictures = {path: first_file(images / img_id / Path(name).name, *inside(images, name)) for path, name in zip(paths, named, strict=True)}
+    paths = [str(PurePosixPath("images", img_id, name)) for name in named]  # not their last parts, which two of them may share
+    places = [(*inside(images / img_id, name), *inside(images, name)) for name in named]
+    pictures = {path: first_file(*candidates) for path, candidates in zip(paths, places, strict=True)}
     record = {"id": f"{split}/{img_id}", "image": paths[0], "subset": "plain", "target": paths[1:]}
     return Found(file=bad.file, line=bad.line, record=record | free_form([turn["instruction"] for turn in turns]), pictures=pictures)
 
@@ -62,11 +62,15 @@ def _told(turns: _Turns, names: dict[str, str], bad: Complaints) -> list[dict[st
 
 
 def _of_json(table: Path) -> tuple[dict[str, _Turns], list[Problem]]:
-    text = table.read_text(encoding="utf-8")
+    text = text_of(table)
     try:
-        told = json.loads(text)
+        told = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ValueError(f"{table}:{error.lineno}: not JSON: {error.msg} at column {error.colno}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{table}: not sessions by img_id: JSON nested too deep.") from error
+    except ValueError as error:
+        raise ValueError(f"{table}: {error}") from error
     if not isinstance(told, dict):
         raise ValueError(f"{table}: a {type(told).__name__}, not sessions by img_id; give edit_sessions.json, or a .tsv file.")
     lines, line, end = {}, 1, 0
@@ -86,27 +90,31 @@ def _of_json(table: Path) -> tuple[dict[str, _Turns], list[Problem]]:
     return sessions, problems
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, none of whose entries replaces another."""
+    told = {}
+    for name, value in pairs:
+        if name in told:
+            raise ValueError(f"{name!r} is there twice; give every session and every field once.")
+        told[name] = value
+    return told
+
+
 def _of_tsv(table: Path) -> tuple[dict[str, _Turns], list[Problem]]:
     sessions: dict[str, _Turns] = {}
     problems: list[Problem] = []
     broken = set()  # sessions that have lost a row: what is left of them is no session
-    with table.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream, delimiter="\t")
-        wanted = ("img_id", "turn_index", *_COLUMNS.values())
-        lost = [column for column in wanted if column not in (reader.fieldnames or ())]
-        if lost:
-            raise ValueError(f"{table}:1: there is no column {lost[0]}; give {', '.join(wanted)}, with tabs between.")
-        last = None
-        for row in reader:
-            bad, img_id = Complaints(str(table), reader.line_num), row["img_id"] or ""
-            due = len(sessions.get(img_id, ())) + 1
-            if not img_id or "/" in img_id or img_id in (".", ".."):
-                bad(f"img_id is {img_id!r}; it names a folder of pictures.")
-            elif row["turn_index"] != str(due) or (due > 1 and img_id != last):
-                bad(f"session {img_id}: turn_index is {row['turn_index']} where {due} is due; give the rows of a session in a row, from 1.")
-            else:
-                sessions.setdefault(img_id, []).append((bad.line, row))
-            last = img_id
-            broken |= {img_id} if bad.problems else set()
-            problems += bad.problems
+    last = None
+    for bad, row in rows_of(table, ("img_id", "turn_index", *_COLUMNS.values()), "give, with tabs between, ", delimiter="\t"):
+        img_id = row["img_id"] or ""
+        due = len(sessions.get(img_id, ())) + 1
+        if not img_id or "/" in img_id or img_id in (".", ".."):
+            bad(f"img_id is {img_id!r}; it names a folder of pictures.")
+        elif row["turn_index"] != str(due) or (due > 1 and img_id != last):
+            bad(f"session {img_id}: turn_index is {row['turn_index']} where {due} is due; give the rows of a session in a row, from 1.")
+        else:
+            sessions.setdefault(img_id, []).append((bad.line, row))
+        last = img_id
+        broken |= {img_id} if bad.problems else set()
+        problems += bad.problems
     return {img_id: turns for img_id, turns in sessions.items() if img_id not in broken}, problems

@@ -6,14 +6,16 @@ by the file and line it came from. Pictures are copied byte for byte.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from editr2_jax.data import session_record
+from editr2_jax.data import images, session_record
 from editr2_jax.data.session_record import Complaints, Kind, Limits, Problem
 from editr2_jax.data.session_source import BadSessions
 from editr2_jax.records import FREE_FORM
@@ -28,6 +30,39 @@ class Found:
     line: int  # where it begins, from 1
     record: Mapping[str, Any]  # of our schema; its paths are keys of `pictures`
     pictures: Mapping[str, Path | None]  # path in the folder to be -> the file to copy; None where it was not found
+
+
+def text_of(table: Path) -> str:
+    """The text of a file. Raises ValueError naming file and line where it is not UTF-8."""
+    content = table.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{table}:{line}: not UTF-8 at byte {error.start} of the file; save it as UTF-8.") from error
+
+
+def rows_of(table: Path, columns: Sequence[str], whose: str, *, delimiter: str = ",") -> Iterator[tuple[Complaints, dict[str, str | None]]]:
+    """The rows of a table by the names of its columns, each with the complaints about it, which know its first line.
+
+    A row that lacks a cell or has one too many is complained about. Raises ValueError where a column of `columns` is not there.
+    """
+    reader = csv.reader(io.StringIO(text_of(table), newline=""), delimiter=delimiter)
+    try:
+        names = next(reader, [])
+        lost = [column for column in columns if column not in names]
+        if lost:
+            raise ValueError(f"{table}:1: there is no column {lost[0]}; {whose}{', '.join(columns)}.")
+        end = reader.line_num
+        for cells in reader:
+            bad, end = Complaints(str(table), end + 1), reader.line_num  # a cell may hold line breaks
+            if not cells:
+                continue
+            if len(cells) != len(names):
+                bad(f"the row has {len(cells)} cells, the head of the table {len(names)}; put cells with a delimiter in them in quotes.")
+            yield bad, {**dict.fromkeys(names), **dict(zip(names, cells, strict=False))}
+    except csv.Error as error:
+        raise ValueError(f"{table}:{reader.line_num}: not a table: {error}.") from error
 
 
 def free_form(instructions: Sequence[str]) -> dict[str, Any]:
@@ -54,16 +89,18 @@ def write(
 ) -> tuple[int, list[Problem]]:
     """Writes `out/SPLIT_metadata.jsonl` and the pictures; (sessions written, what was wrong with the others).
 
-    problems: rows that gave no session. Raises BadSessions with every bad row, unless `skip_bad` leaves those sessions out; then nothing is
-    written, and nothing is where no session is sound.
+    problems: rows that gave no session. Every picture is decoded to its end before anything is written. Raises BadSessions with every bad
+    row, unless `skip_bad` leaves those sessions out; then nothing is written, and nothing is where no session is sound.
     """
+    session_record.check_split(split)
     problems, sound, seen = list(problems), [], {}
     for session in found:
         bad = Complaints(session.file, session.line)
-        for path, source in session.pictures.items():
-            if source is None:
-                bad.problems.append(_missing(session, path))
         session_record.session_of(dict(session.record), Path("/"), split, "plain", Limits(), bad)
+        for path, source in session.pictures.items():
+            wrong = _wrong(path, source)
+            if wrong:
+                bad.problems.append(Problem(file=session.file, line=session.line, kind=Kind.PICTURE, message=wrong))
         first = seen.setdefault(session.record["id"], session.line)
         if first != session.line:
             bad(f"the session {session.record['id']} is already that of line {first}; every session has its own id.")
@@ -86,6 +123,12 @@ def write(
     return len(sound), problems
 
 
-def _missing(session: Found, path: str) -> Problem:
-    message = f"there is no picture for {path} below --images; put it there, or leave the session out with --skip-bad."
-    return Problem(file=session.file, line=session.line, kind=Kind.PICTURE, message=message)
+def _wrong(path: str, source: Path | None) -> str:
+    """What is wrong with the picture that is to lie at a path; "" for a sound one."""
+    if source is None:
+        return f"there is no picture for {path} below --images; put it there, or leave the session out with --skip-bad."
+    try:
+        images.verify_picture(source)
+    except ValueError as error:
+        return str(error)
+    return ""
