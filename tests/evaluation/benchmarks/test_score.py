@@ -353,3 +353,7 @@ def test_a_single_pass_is_drawn_and_scored(small_checkpoint, tmp_path):
     assert sorted(path.name for path in folder.rglob("*.png")) == ["turn_1.png"] * 2 + ["turn_2.png"] * 2
     score(tmp_path / "run/data", folder, tmp_path / "out", "--sessions=2")
     assert leaderboard.read(tmp_path / "out")["pass"] == "single"
+    drawn = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    outcome = evaluate(tmp_path / "run", small_checkpoint, "--config.rollout.slots.instruction=160")
+    assert outcome.status == 2 and "holds the pictures of a single pass; give another --workdir" in outcome.err
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == drawn
