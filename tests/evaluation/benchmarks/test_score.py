@@ -229,10 +229,12 @@ def test_a_single_pass_folder_asks_each_picture_for_all_it_should_show(world, pi
 
 
 def test_some_turns_of_some_sessions(world, pictures, tmp_path):
-    for path in pictures.rglob("turn_2.png"):
-        path.unlink()
     score(world, pictures, tmp_path / "out", "--turns=1", "--sessions=4")
     assert leaderboard.read(tmp_path / "out")["data"]["turns"] == 4
+    for path in pictures.rglob("turn_2.png"):
+        path.unlink()
+    score(world, pictures, tmp_path / "less", "--turns=1", "--sessions=4")
+    assert made(tmp_path / "less") == made(tmp_path / "out")
 
 
 def test_pictures_of_another_size_are_scored_at_the_source_s(world, pictures, tmp_path):
