@@ -134,9 +134,17 @@ def read_meta(root: Path) -> Meta:
         raise ValueError(f'{path}: "pass" is {meta.drawn_in!r}; it is one of {", ".join(PASSES)}.')
     if not isinstance(meta.model, str) or not isinstance(meta.made_by, str) or not isinstance(meta.training_judge, dict | None):
         raise ValueError(f"{path}: model and made_by are texts, training_judge is an object.")
+    if (judge := meta.training_judge) and not _tells_judge(judge):
+        raise ValueError(f"{path}: of training_judge, answerer and model are texts, and urls is a list of texts.")
     if not isinstance(meta.seeds, dict) or not isinstance(meta.more, dict):
         raise ValueError(f"{path}: seeds and more are objects.")
     return meta
+
+
+def _tells_judge(judge: Mapping[str, Any]) -> bool:
+    urls = judge.get("urls", [])
+    words = [judge.get("answerer", ""), judge.get("model", ""), *(urls if isinstance(urls, list) else [None])]
+    return all(isinstance(word, str) for word in words)
 
 
 def look(

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from editr2_jax import presets
 from editr2_jax.evaluation.benchmarks import agreement, judges
 from editr2_jax.rewards.base import ServiceError
 from editr2_jax.rewards.questions import Question
@@ -90,6 +91,14 @@ def test_a_fault_of_the_program_is_no_missing_answer_and_ends_the_asking():
 VLM = {"answerer": "vlm", "model": "qwen", "urls": ["http://127.0.0.1:1/v1"]}
 
 
+def test_every_prompt_that_is_asked_is_named():
+    rewards = presets.edit_r2().rewards.to_dict()
+    usual = judges.prompts(rewards)
+    assert "grades" not in usual and "r2_prefix" not in usual
+    assert len(judges.prompts(rewards | {"use": ("if", "trajectory_grade")})["grades"]) == 12
+    assert {"r2_prefix", "r2_color", "ev_added"} <= judges.prompts(rewards | {"arithmetic": "edit_r2"}).keys()
+
+
 @pytest.mark.parametrize(
     ("training", "same"),
     [
@@ -97,7 +106,12 @@ VLM = {"answerer": "vlm", "model": "qwen", "urls": ["http://127.0.0.1:1/v1"]}
         (VLM | {"urls": ["http://127.0.0.1:2/v1"]}, True),
         (VLM | {"model": "another name for it"}, True),
         (VLM | {"model": "intern", "urls": ["http://127.0.0.1:2/v1"]}, False),
+        (VLM | {"model": "/models/Qwen", "urls": []}, True),
+        ({"model": "Qwen/Qwen"}, True),  # a foreign tool tells what it knows
+        ({"urls": ["http://127.0.0.1:1/v1"]}, True),
+        ({"model": "gpt"}, False),
         ({"answerer": "tabletop"}, False),
+        ({"note": "people"}, None),
         (None, None),
     ],
 )

@@ -136,6 +136,8 @@ def test_an_id_that_leads_elsewhere_is_refused(tmp_path, name):
         ('{"modell": "x"}', "unknown field 'modell'; put what is your own under \"more\""),
         ('{"format": 2}', "with format 1"),
         ('{"model": 3}', "model and made_by are texts"),
+        ('{"training_judge": {"urls": "http://127.0.0.1/v1"}}', "urls is a list of texts"),
+        ('{"training_judge": {"model": 3}}', "answerer and model are texts"),
         ("[", "not JSON"),
     ],
 )
