@@ -91,36 +91,42 @@ def score(
     return board | {"asked": counted}
 
 
-def agreement(config, directory: Path, *, count: int, times: int, seed: int, say: Say) -> dict[str, Any]:
+def agreement(config, directory: Path, *, count: int, times: int, seed: int, say: Say, again=None) -> dict[str, Any]:
     """Asks the judge of a scoring a part of its questions again; writes agreement.json and returns its content.
 
-    config: the scoring's, or one that differs from it in how the judge is asked. Raises ValueError where nothing was asked in words.
+    config: the scoring's, by which its questions are found, and their answers where they are kept. again: one that differs from it in how
+    the judge is asked now; None asks as before. Raises ValueError where nothing was asked in words.
     """
     if times < 2 or count < 1:
         raise ValueError(f"ask at least one question, and each at least twice; got questions={count}, times={times}.")
-    told = workdir.read_json(directory / SETTINGS)
-    source, drawn, meta, _ = _folder(told, say)
-    collector = agreements.Collector()
-    _, suite = _suite(config, directory, watch=collector)
+    if not (directory / SETTINGS).is_file():
+        raise ValueError(f"{directory / SETTINGS}: not found; give a folder that `score` has written.")
+    again = config if again is None else again
+    if again.rewards.vlm.language != config.rewards.vlm.language:
+        raise ValueError(
+            "rewards.vlm.language is a part of the questions, which are asked again as they were; score in the other language."
+        )
+    collector, listener = agreements.Collector(), agreements.Collector()
+    found_again = _hear(config, directory, collector, some=(count, seed), say=say)
+    if not collector.heard:
+        raise ValueError(
+            f"{directory}: no question was asked in words (detectors and features alone, or soft=True); there is nothing to ask again."
+        )
+    _, suite = _suite(again, directory, watch=listener, use=("ga",))  # the one that needs a judge and nothing else
     with suite:
-        scoring.score(_some(drawn, count, seed), _asked(config, suite, told, source, meta, earlier=suite))
-        if not collector.heard:
-            raise ValueError(
-                f"{directory}: no question was asked in words (detectors and features alone, or soft=True); there is nothing to ask again."
-            )
         lines = agreements.probe(
             collector.heard,
-            collector.inner,
+            listener.inner,
             questions_at_most=count,
             times=times,
             seed=seed,
-            workers=config.rewards.workers,
+            workers=again.rewards.workers,
             progress=lambda done: say(f"asked again: {done} questions") if done % 50 == 0 else None,
         )
-        counted = suite.counted()
-    vlm = config.rewards.vlm
-    judge = {"answerer": config.rewards.answerer} | (
-        {"model": vlm.model, "temperature": vlm.temperature} if config.rewards.answerer == "vlm" else {}
+        counted = _added(found_again, suite.counted())
+    vlm = again.rewards.vlm
+    judge = {"answerer": again.rewards.answerer} | (
+        {"model": vlm.model, "temperature": vlm.temperature} if again.rewards.answerer == "vlm" else {}
     )
     found = {
         "format": FORMAT,
@@ -132,6 +138,17 @@ def agreement(config, directory: Path, *, count: int, times: int, seed: int, say
     }
     workdir.write_json(directory / AGREEMENT, tables.plain(found | {"questions": lines}))
     return found
+
+
+def _hear(config, directory: Path, collector: agreements.Collector, *, some: tuple[int, int], say: Say) -> dict[str, float]:
+    """Has a scoring's questions about some dialogues asked once more, each as it was; what the services counted meanwhile."""
+    told = workdir.read_json(directory / SETTINGS)
+    source, drawn, meta, _ = _folder(told, say)
+    _, suite = _suite(config, directory, watch=collector)
+    with suite:
+        earlier = suite if "if" in config.rewards.use else None
+        scoring.score(_some(drawn, *some), _asked(config, suite, told, source, meta, earlier=earlier))
+        return suite.counted()
 
 
 def compare(folders: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -191,10 +208,13 @@ def _scored(
         finally:
             counted = suite.counted()
             if earlier is not None:
-                more = earlier.counted()
-                counted = {name: counted.get(name, 0) + more.get(name, 0) for name in {**counted, **more}}
+                counted = _added(counted, earlier.counted())
                 earlier.close()
     return [tables.plain(record) for record in records], counted
+
+
+def _added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
 
 
 def _verdicts(records: Sequence[Mapping[str, Any]]) -> int:
@@ -223,6 +243,8 @@ def _suite(config, directory: Path, *, watch, store: VerdictStore | None = None,
     with changed.unlocked():
         changed.rewards.max_error_share = 1.0
         changed.rewards.use = tuple(use) or changed.rewards.use
+        for name in use:  # alone, it counts whatever it counts beside others
+            changed.rewards.weights[name] = 1.0
         if changed.rewards.answerer == "vlm" and not changed.rewards.vlm.cache:
             changed.rewards.vlm.cache = str(directory / "answers.sqlite")
     return changed, judging.suite(changed, lambda: _model(config), store=store, watch=watch)

@@ -245,16 +245,30 @@ def test_pictures_of_another_size_are_scored_at_the_source_s(world, pictures, tm
     assert cell(leaderboard.read(tmp_path / "out"), "subset", "all", "cc")["mean"] > 0.8
 
 
+def unscored(out):
+    """A workdir that a scoring has claimed, and not finished."""
+    call("score", f"--pictures={out}", f"--data={out}", f"--workdir={out}")
+    assert (out / "config.json").is_file()
+    return out
+
+
 def test_the_judge_s_agreement_with_itself(world, pictures, server, tmp_path):
     out = tmp_path / "out"
+    assert "scoring.json: not found; give a folder that `score` has written" in call("agreement", f"--workdir={unscored(out)}").err
     score(world, pictures, out, *by(server))
     before = len(server.questions())
     outcome = call("agreement", f"--workdir={out}", "--questions=5", "--times=3", "--config.rewards.vlm.temperature=0.7")
     assert outcome.status == 0, outcome.err
+    assert len(server.questions()) - before == 15  # nothing but these: the answers that were scored are at hand
     found = json.loads((out / "agreement.json").read_text())
     assert found["judge"] == {"answerer": "vlm", "model": "judge", "temperature": 0.7} and len(found["questions"]) == 5
     assert found["kinds"]["all"]["agreement"]["mean"] == 1.0 and found["kinds"]["all"]["unanswered"] == 0  # this judge reads pixels
-    assert len(server.questions()) - before >= 15 and "Fleiss' kappa" in outcome.out
+    assert found["asked"]["judge/requests"] == 15 and "Fleiss' kappa" in outcome.out
+    scored = {request["request"]: request["answer"] for record in tables.read(out / "scores.jsonl")
+              for detail in record["detail"].values() for request in detail.get("requests", ())}  # fmt: skip
+    assert {line["request"] for line in found["questions"]} <= scored.keys()  # questions of the scoring itself
+    told = call("agreement", f"--workdir={out}", "--config.rewards.vlm.language=zh").err
+    assert "rewards.vlm.language is a part of the questions" in told
 
 
 # texts and pages -------------------------------------------------------------------------------------------------------------------
