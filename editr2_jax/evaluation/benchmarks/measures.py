@@ -196,17 +196,23 @@ def turns_of(board: Board, column: Column, chosen: Selection) -> Bool[np.ndarray
 
 
 def denominators(board: Board, column: Column, mask: Bool[np.ndarray, "N T"]) -> dict[str, Any]:
-    """{"due", "missing"}: how many verdicts a cell ought to have (dialogues, where it has one for each), and why others are not there."""
-    status = board.status[column.due]
+    """{"due", "missing"}: how many verdicts a cell ought to have (dialogues, where it has one for each), and why others are not there.
+
+    "undecided": the verdict is there, and what the column makes of it hangs on an earlier one that is missing. A part that a verdict does
+    not have (no object to compare, no edit before it done) is not due.
+    """
+    status, values = board.status[column.due], [board.values[name] for name in column.parts]
+    applies = (status != "") & (status != Status.NOT_APPLICABLE.value)
     if column.once:
         applies = (status != "") & (status != Status.NOT_APPLICABLE.value)
         rows = applies.any(axis=1) & mask.any(axis=1)
         lost = int((rows & np.isnan(board.values[column.parts[0]][:, 0])).sum())
         return {"due": int(rows.sum()), "missing": {"undecided": lost} if lost else {}}
-    found = collections.Counter(status[mask].tolist())
-    due = sum(count for name, count in found.items() if name not in ("", Status.NOT_APPLICABLE.value))
-    missing = {name: count for name, count in sorted(found.items()) if name not in ("", Status.NOT_APPLICABLE.value, Status.OK.value)}
-    return {"due": due, "missing": missing}
+    known = ~np.isnan(values[:1] if column.combine is overall else values).all(axis=0)  # its IF decides; either part makes a CC
+    why = np.where(status != Status.OK.value, status, "undecided" if column.reach == "so_far" else "")
+    lacking = why[mask & applies & ~known & (why != "")].tolist()
+    due = int((mask & applies & known).sum()) + len(lacking)
+    return {"due": due, "missing": dict(sorted(collections.Counter(lacking).items()))}
 
 
 def has(board: Board, column: Column) -> bool:
