@@ -184,7 +184,8 @@ def measure(board: Board, **options: Any) -> Measure:
         if len(parts) > 1:
             told["parts"] = {name: _part(part) for name, part in zip(column.parts, parts, strict=True)}
         reach = "turn" if board.single and column.reach == "so_far" else column.reach  # a record of a single pass holds all it was asked
-        return told | {"from": {"score": column.due, "reach": reach, **chosen.json()}}
+        kept = {"kept": True} if column.kept else {}
+        return told | {"from": {"score": column.due, "reach": reach, **kept, **chosen.json()}}
 
     return cell
 
@@ -204,9 +205,8 @@ def denominators(board: Board, column: Column, mask: Bool[np.ndarray, "N T"]) ->
     status, values = board.status[column.due], [board.values[name] for name in column.parts]
     applies = (status != "") & (status != Status.NOT_APPLICABLE.value)
     if column.once:
-        applies = (status != "") & (status != Status.NOT_APPLICABLE.value)
         rows = applies.any(axis=1) & mask.any(axis=1)
-        lost = int((rows & np.isnan(board.values[column.parts[0]][:, 0])).sum())
+        lost = int((rows & np.isnan(values[0][:, 0])).sum())
         return {"due": int(rows.sum()), "missing": {"undecided": lost} if lost else {}}
     known = ~np.isnan(values[:1] if column.combine is overall else values).all(axis=0)  # its IF decides; either part makes a CC
     why = np.where(status != Status.OK.value, status, "undecided" if column.reach == "so_far" else "")
