@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def score(
         benchmark=benchmark,
         split=split,
         date=date,
+        size=size,
         meta=meta,
         rewards=resuming.plain(config.rewards),
         rewards_hash=workdir.fingerprint(judging),
@@ -153,10 +155,12 @@ def _hear(config, directory: Path, collector: agreements.Collector, *, some: tup
 
 def compare(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     """Writes comparison.json, tables.md, tables.tex and index.html of several scorings; returns the first's content."""
+    if any((out / name).exists() for name in (SETTINGS, leaderboard.FILE)):
+        raise ValueError(f"{out} holds the tables of a scoring, which would be written over; give another --out.")
     runs = [Run(name=name, board=leaderboard.read(folder), records=tables.read(folder / tables.SCORES)) for name, folder in _named(folders)]
     board = comparison.make(runs)
     workdir.write_json(out / comparison.FILE, board)
-    pages = [os.path.relpath(folder / "index.html", out) for _, folder in _named(folders)]
+    pages = [urllib.parse.quote(os.path.relpath(folder / "index.html", out)) for _, folder in _named(folders)]
     _write_texts(out, board, (), pages=pages)
     return board
 

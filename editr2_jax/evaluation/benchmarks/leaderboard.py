@@ -1,7 +1,7 @@
 """leaderboard.json: one evaluation as other programs read it, with everything that says whether two of them may be compared.
 
     {"schema": "editr2_jax.leaderboard", "version": 1, "benchmark", "title", "model", "date", "pass", "level",
-     "data": {"split", "sessions", "turns", "flags"}, "pictures": {"due", "there", "made_by", "seeds", "more"},
+     "data": {"split", "sessions", "turns", "flags"}, "pictures": {"due", "there", "size", "made_by", "seeds", "more"},
      "judge": {...}, "training_judge", "same_judge_as_training", "hashes": {"rewards", "prompts", "scores", "words"},
      "denominators": {score: {status: count}}, "warnings": [text], "tables": [table]}
 Shares are in [0, 1]. Tables and cells: measures.py. Hashes are hexadecimal; `words` is over ids and instructions, `scores` over
@@ -39,6 +39,7 @@ class Circumstances:
     benchmark: str = ""  # a name in BENCHMARKS; empty: by the subsets of the sessions
     split: str = "test"
     date: str | None = None  # YYYY-MM-DD, as the caller says
+    size: str = "drawn"  # at which pictures were held against their source: scoring.Asked.size
     meta: Meta = Meta()
     rewards: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the config's section that scored; empty where it is not known
     rewards_hash: str = ""
@@ -77,6 +78,7 @@ def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str
             "pictures": {
                 "due": len(records),
                 "there": len(records) - scoring.undrawn(records),
+                "size": about.size,
                 "made_by": about.meta.made_by,
                 "seeds": about.meta.seeds,
                 "more": about.meta.more,

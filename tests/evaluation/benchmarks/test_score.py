@@ -205,6 +205,12 @@ def test_runs_side_by_side_are_paired(world, pictures, tmp_path):
     assert any("1 of its dialogues are not in all runs" in text for text in told["warnings"])
     text = (tmp_path / "both/index.html").read_text()
     assert 'href="../b/index.html#cell=subset/all/if"' in text and Outline(text).open == []
+    odd = (tmp_path / "b").rename(tmp_path / "50% of #2")
+    assert call("compare", tmp_path / "a", odd, f"--out={tmp_path / 'odd'}").status == 0
+    assert 'href="../50%25%20of%20%232/index.html#cell=subset/all/if"' in (tmp_path / "odd/index.html").read_text()
+    first = made(tmp_path / "a")
+    assert "holds the tables of a scoring" in call("compare", tmp_path / "a", odd, f"--out={tmp_path / 'a'}").err
+    assert made(tmp_path / "a") == first
     assert "2 to 26 evaluations, got 1" in call("compare", tmp_path / "a", f"--out={tmp_path / 'no'}").err
     assert "given twice" in call("compare", tmp_path / "a", tmp_path / "a", f"--out={tmp_path / 'no'}").err
 
@@ -214,7 +220,11 @@ def test_what_cannot_be_compared_is_said(world, pictures, tmp_path):
     score(world, pictures, tmp_path / "b", "--config.rewards.inset=0.1")
     score(world, pictures, tmp_path / "c", "--benchmark=edival_bench")
     told = call("compare", tmp_path / "a", tmp_path / "b", f"--out={tmp_path / 'ab'}").out
-    assert "b: another judge's settings or prompts than a" in told
+    assert "b: another judge's settings or prompts than a" in told and "size of the pictures" not in told
+    score(world, pictures, tmp_path / "d", "--size=source", "--turns=1")
+    told = call("compare", tmp_path / "a", tmp_path / "d", f"--out={tmp_path / 'ad'}").out
+    assert "d: another size of the pictures that are judged than a" in told
+    assert f"a: {SESSIONS} turns of dialogues that all runs have are not in all runs" in told
     assert "compare those of one benchmark" in call("compare", tmp_path / "a", tmp_path / "c", f"--out={tmp_path / 'ac'}").err
 
 
