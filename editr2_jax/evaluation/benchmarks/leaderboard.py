@@ -63,7 +63,7 @@ def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str
     judge = judges.identity(about.rewards) if about.rewards else None
     training = about.meta.training_judge
     warned = [judges.warning(judge, training)] if judge else []
-    warned += _missing(records) + _leaked(about.flags) + [*about.warnings]
+    warned += _missing(records) + _leaked(about.flags) + _probabilities(about.rewards) + [*about.warnings]
     return score_tables.plain(
         {
             "schema": SCHEMA,
@@ -124,6 +124,15 @@ def _leaked(flags: Mapping[str, int]) -> list[str]:
     """A warning about turns that can be asked about, though they mean nothing; those of an empty text are invalid_annotation."""
     count = flags.get(Flag.LEAKED_GENERATOR_TEXT, 0)
     return [f"{count} turns name an object by words of the data's generator; they are scored as they stand."] if count else []
+
+
+def _probabilities(rewards: Mapping[str, Any]) -> list[str]:
+    """A warning about scores that are hardly ever 1, where numbers ask for exactly that."""
+    if not rewards or rewards["answerer"] != "vlm" or not rewards["vlm"]["soft"]:
+        return []
+    return [
+        "rewards.vlm.soft: IF is a probability, and whatever asks for IF 1 (so far, success, dialogue by IF, overall) counts few edits."
+    ]
 
 
 def count_flags(flags: Mapping[str, Sequence[QualityFlag]], sessions: Set[str]) -> dict[str, int]:

@@ -236,6 +236,9 @@ def test_a_single_pass_folder_asks_each_picture_for_all_it_should_show(world, pi
     lost = records[3]  # the second edit of the second dialogue was not made; the first one still holds in the picture
     assert [one["score"] for one in lost["each"]] == [1.0, 0.0]
     assert "single pass" in (tmp_path / "out/tables.md").read_text()
+    next(pictures.rglob("turn_2.png")).unlink()
+    score(world, pictures, tmp_path / "less", "--partial")
+    assert leaderboard.read(tmp_path / "less")["denominators"]["ga"] == {"not_applicable": SESSIONS * TURNS}  # due for none of them
 
 
 def test_some_turns_of_some_sessions(world, pictures, tmp_path):
