@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
 import time
 
 import numpy as np
@@ -13,8 +14,9 @@ from judge_server import PATIENT
 from PIL import Image
 from small_checkpoint import CONFIG, call, start
 
+from editr2_jax import presets
 from editr2_jax.evaluation import tables
-from editr2_jax.evaluation.benchmarks import leaderboard, page, rendering, trace
+from editr2_jax.evaluation.benchmarks import comparison, leaderboard, page, rendering, trace
 from tests.evaluation.benchmarks.conftest import SESSIONS, TURNS, draw
 from tests.evaluation.benchmarks.hand_made import cell, dialogue
 from tests.evaluation.test_report import HOSTILE, Outline
@@ -314,6 +316,42 @@ def test_latex_is_escaped_and_whole():
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert body and all(not re.search(r"(?<!\\)[%#_$&]", line.replace(" & ", " ").replace("$-$", "")) for line in body)
     assert rendering.escaped("50 % of a_b & c") == r"50 \% of a\_b \& c"
+    assert rendering.escaped("<a|b>") == r"\textless{}a\textbar{}b\textgreater{}"  # other letters in TeX's own encoding
+
+
+def packages_of_latex():
+    wanted = ("booktabs.sty", "graphicx.sty")
+    return shutil.which("pdflatex") and subprocess.run(["kpsewhich", *wanted], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not packages_of_latex(), reason="no pdflatex with booktabs and graphicx: LaTeX is not set")
+@pytest.mark.parametrize("form", ["onecolumn", "twocolumn"])
+def test_latex_is_set_and_no_table_leaves_the_line(tmp_path, form):
+    names = ("50% & more_of #2", r"{a} ~b^c <d> $e\f|g", "c", "d")
+    runs = [comparison.Run(name=name, board=hostile()[1] | {"warnings": ["100 % & #_"]}, records=hostile()[0]) for name in names]
+    for board in (hostile()[1], comparison.make(runs, draws=20)):
+        (tmp_path / "tables.tex").write_text(rendering.latex(board))
+        text = r"\documentclass[FORM]{article}\usepackage{booktabs,graphicx}\begin{document}\input{tables}\end{document}"
+        (tmp_path / "paper.tex").write_text(text.replace("FORM", form))
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=100, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert "Overfull" not in done.stdout
+
+
+def test_probabilities_are_no_successes_and_a_warning_says_so():
+    rewards = presets.edit_r2().rewards.to_dict() | {"answerer": "vlm"}
+    warned = lambda soft: leaderboard.make(hostile()[0], leaderboard.Circumstances(  # noqa: E731
+        draws=20, rewards=rewards | {"vlm": rewards["vlm"] | {"soft": soft}}
+    ))["warnings"]  # fmt: skip
+    assert warned(False) == [] and "IF is a probability" in warned(True)[0]
+
+
+def test_latex_tells_its_warnings():
+    records, _ = hostile()
+    text = rendering.latex(leaderboard.make(records, leaderboard.Circumstances(draws=20, warnings=["mind\nthis"])))
+    assert "% Warning: mind this" in text.splitlines()
 
 
 def test_markdown_has_as_many_cells_as_columns():
