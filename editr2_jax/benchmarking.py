@@ -246,6 +246,7 @@ def _suite(config, directory: Path, *, watch, store: VerdictStore | None = None,
     changed = config.copy_and_resolve_references()
     with changed.unlocked():
         changed.rewards.max_error_share = 1.0
+        changed.rollout.turns = 0  # a dialogue is as long as it is here, however long those were that the config plays
         changed.rewards.use = tuple(use) or changed.rewards.use
         for name in use:  # alone, it counts whatever it counts beside others
             changed.rewards.weights[name] = 1.0

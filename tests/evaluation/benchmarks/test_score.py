@@ -252,6 +252,13 @@ def test_some_turns_of_some_sessions(world, pictures, tmp_path):
     assert made(tmp_path / "less") == made(tmp_path / "out")
 
 
+def test_a_trajectory_is_graded_once_however_many_turns_the_config_plays(world, pictures, server, tmp_path):
+    grade = ["--config.rewards.use=('trajectory_grade',)", "--config.rewards.trajectory_grade.whole=True", "--config.rollout.turns=1"]
+    score(world, pictures, tmp_path / "out", *by(server), *grade, "--config.rewards.max_error_share=1.0")
+    found = leaderboard.read(tmp_path / "out")["denominators"]["trajectory_grade"]
+    assert found == {"not_applicable": SESSIONS, "judge_format_error": SESSIONS}  # this judge knows no grades
+
+
 def test_pictures_of_another_size_are_scored_at_the_source_s(world, pictures, tmp_path):
     for path in pictures.rglob("*.png"):
         Image.open(path).resize((96, 60), Image.Resampling.LANCZOS).save(path)
