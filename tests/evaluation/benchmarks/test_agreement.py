@@ -38,6 +38,20 @@ def test_what_answers_are_alike():
     assert [agreement.category(ask, text) for text in ("Yes.", "no", "eyes", "yes and no")] == ["yes", "no", "unreadable", "unreadable"]
 
 
+def test_reasons_do_not_part_answers_that_score_the_same():
+    about = {"subset": "memory", "instructions": ("a", "b"), "formatted": ("a", "b"), "task_types": ("color_alter",) * 2}
+    graded = [
+        agreement.category(Question("grades", about), f'{{"reason": "{why}", "grades": [5, {last}]}}') for why, last in ("x4", "y4", "y3")
+    ]
+    assert graded == ["grades: 5 4", "grades: 5 4", "grades: 5 3"]
+    assert agreement.category(Question("grades", about), '{"grades": [9]}') == agreement.UNREADABLE
+    prefix = lambda text: agreement.category(Question("r2_prefix", about), text)  # noqa: E731
+    assert prefix("one <answer_final>Yes</answer_final>") == prefix("two <answer_final>yes</answer_final>") == "success"
+    assert prefix("cut off") == "failure"  # as that arithmetic counts it
+    asked = Question("r2_color", {"object": "ball", "value": "red"})
+    assert [agreement.category(asked, text) for text in ("YES", "Yes, it is red.", "It is not.")] == ["yes", "yes", "no"]
+
+
 class Wavering:
     """Says yes to the first votes of every picture, and fails on one of them."""
 
