@@ -69,10 +69,15 @@ def score(
     source, drawn, meta, warned = _folder(told, say)
     meta = dataclasses.replace(meta, model=model or meta.model, training_judge=training_judge or meta.training_judge)
     judging = resuming.judging(config)
+    counted: dict[str, float] = {}
     with VerdictStore(directory / "verdicts", fingerprint=workdir.fingerprint(judging)) as store:
         tracer = tracing.Tracer(store)
-        records, counted = _scored(config, directory, told, source, drawn, meta, say, store=store, watch=tracer)
-    counted = {"verdicts/asked": tracer.given, "verdicts/stored": _verdicts(records) - tracer.given, **counted}
+        try:
+            records = _scored(config, directory, told, source, drawn, meta, say, store=store, watch=tracer, counted=counted)
+            counted["verdicts/stored"] = _verdicts(records) - tracer.given
+        finally:  # what was asked was paid for, also by a call that was given up
+            counted["verdicts/asked"] = tracer.given
+            _note(directory / ASKED, counted)
     about = Circumstances(
         benchmark=benchmark,
         split=split,
@@ -88,8 +93,6 @@ def score(
     board = leaderboard.make(records, about)
     _write(directory, board, records)
     workdir.write_json(directory / SETTINGS, told)
-    with open(directory / ASKED, "a", encoding="utf-8") as file:
-        file.write(json.dumps(counted) + "\n")
     return board | {"asked": counted}
 
 
@@ -198,9 +201,9 @@ def _kinds(problems: Sequence[picture_folder.Problem]) -> str:
 
 
 def _scored(
-    config, directory: Path, told: Mapping[str, Any], source, drawn: Sequence[Drawn], meta: Meta, say: Say, *, store, watch
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """The records, and what the services counted meanwhile."""
+    config, directory: Path, told: Mapping[str, Any], source, drawn: Sequence[Drawn], meta: Meta, say: Say, *, store, watch, counted: dict
+) -> list[dict[str, Any]]:
+    """The records; counted: takes what the services counted meanwhile, whatever comes of it."""
     settings, suite = _suite(config, directory, watch=watch, store=store)
     with suite:
         earlier = None
@@ -210,11 +213,16 @@ def _scored(
         try:
             records = scoring.score(drawn, asked, progress=lambda done: say(f"scored {done} of {len(drawn)} dialogues"))
         finally:
-            counted = suite.counted()
+            counted |= suite.counted()
             if earlier is not None:
-                counted = _added(counted, earlier.counted())
+                counted |= _added(counted, earlier.counted())
                 earlier.close()
-    return [tables.plain(record) for record in records], counted
+    return [tables.plain(record) for record in records]
+
+
+def _note(path: Path, counted: Mapping[str, float]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(sorted(counted.items()))) + "\n")
 
 
 def _added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
