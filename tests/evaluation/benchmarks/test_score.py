@@ -194,6 +194,8 @@ def test_every_mean_can_be_followed_to_its_verdicts(world, pictures, tmp_path):
     lines = [json.loads(line) for line in told.out.splitlines()]
     assert {line["turn"] for line in lines} == {1, 2} and lines[0]["requests"][0].keys() >= {"prompt", "request", "answer", "vote"}
     assert "there is no row 'memory'" in call("trace", f"--workdir={out}", "turn/memory/if").err
+    (out / "scores.jsonl").unlink()
+    assert "scores.jsonl: not found; evaluate or score again" in call("trace", f"--workdir={out}", "turn/memory, T2/if").err
 
 
 def test_runs_side_by_side_are_paired(world, pictures, tmp_path):
