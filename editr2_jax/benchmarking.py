@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,20 @@ def score(
     source, drawn, meta, warned = _folder(told, say)
     meta = dataclasses.replace(meta, model=model or meta.model, training_judge=training_judge or meta.training_judge)
     judging = resuming.judging(config)
+    counted: dict[str, float] = {}
     with VerdictStore(directory / "verdicts", fingerprint=workdir.fingerprint(judging)) as store:
         tracer = tracing.Tracer(store)
-        records, counted = _scored(config, directory, told, source, drawn, meta, say, store=store, watch=tracer)
-    counted = {"verdicts/asked": tracer.given, "verdicts/stored": _verdicts(records) - tracer.given, **counted}
+        try:
+            records = _scored(config, directory, told, source, drawn, meta, say, store=store, watch=tracer, counted=counted)
+            counted["verdicts/stored"] = _verdicts(records) - tracer.given
+        finally:  # what was asked was paid for, also by a call that was given up
+            counted["verdicts/asked"] = tracer.given
+            _note(directory / ASKED, counted)
     about = Circumstances(
         benchmark=benchmark,
         split=split,
         date=date,
+        size=size,
         meta=meta,
         rewards=resuming.plain(config.rewards),
         rewards_hash=workdir.fingerprint(judging),
@@ -86,41 +93,45 @@ def score(
     board = leaderboard.make(records, about)
     _write(directory, board, records)
     workdir.write_json(directory / SETTINGS, told)
-    with open(directory / ASKED, "a", encoding="utf-8") as file:
-        file.write(json.dumps(counted) + "\n")
     return board | {"asked": counted}
 
 
-def agreement(config, directory: Path, *, count: int, times: int, seed: int, say: Say) -> dict[str, Any]:
+def agreement(config, directory: Path, *, count: int, times: int, seed: int, say: Say, again=None) -> dict[str, Any]:
     """Asks the judge of a scoring a part of its questions again; writes agreement.json and returns its content.
 
-    config: the scoring's, or one that differs from it in how the judge is asked. Raises ValueError where nothing was asked in words.
+    config: the scoring's, by which its questions are found, and their answers where they are kept. again: one that differs from it in how
+    the judge is asked now; None asks as before. Raises ValueError where nothing was asked in words.
     """
     if times < 2 or count < 1:
         raise ValueError(f"ask at least one question, and each at least twice; got questions={count}, times={times}.")
-    told = workdir.read_json(directory / SETTINGS)
-    source, drawn, meta, _ = _folder(told, say)
-    collector = agreements.Collector()
-    _, suite = _suite(config, directory, watch=collector)
+    if not (directory / SETTINGS).is_file():
+        raise ValueError(f"{directory / SETTINGS}: not found; give a folder that `score` has written.")
+    again = config if again is None else again
+    if again.rewards.vlm.language != config.rewards.vlm.language:
+        raise ValueError(
+            "rewards.vlm.language is a part of the questions, which are asked again as they were; score in the other language."
+        )
+    collector, listener = agreements.Collector(), agreements.Collector()
+    found_again = _hear(config, directory, collector, some=(count, seed), say=say)
+    if not collector.heard:
+        raise ValueError(
+            f"{directory}: no question was asked in words (detectors and features alone, or soft=True); there is nothing to ask again."
+        )
+    _, suite = _suite(again, directory, watch=listener, use=("ga",))  # the one that needs a judge and nothing else
     with suite:
-        scoring.score(_some(drawn, count, seed), _asked(config, suite, told, source, meta, earlier=suite))
-        if not collector.heard:
-            raise ValueError(
-                f"{directory}: no question was asked in words (detectors and features alone, or soft=True); there is nothing to ask again."
-            )
         lines = agreements.probe(
             collector.heard,
-            collector.inner,
+            listener.inner,
             questions_at_most=count,
             times=times,
             seed=seed,
-            workers=config.rewards.workers,
+            workers=again.rewards.workers,
             progress=lambda done: say(f"asked again: {done} questions") if done % 50 == 0 else None,
         )
-        counted = suite.counted()
-    vlm = config.rewards.vlm
-    judge = {"answerer": config.rewards.answerer} | (
-        {"model": vlm.model, "temperature": vlm.temperature} if config.rewards.answerer == "vlm" else {}
+        counted = _added(found_again, suite.counted())
+    vlm = again.rewards.vlm
+    judge = {"answerer": again.rewards.answerer} | (
+        {"model": vlm.model, "temperature": vlm.temperature} if again.rewards.answerer == "vlm" else {}
     )
     found = {
         "format": FORMAT,
@@ -134,12 +145,25 @@ def agreement(config, directory: Path, *, count: int, times: int, seed: int, say
     return found
 
 
+def _hear(config, directory: Path, collector: agreements.Collector, *, some: tuple[int, int], say: Say) -> dict[str, float]:
+    """Has a scoring's questions about some dialogues asked once more, each as it was; what the services counted meanwhile."""
+    told = workdir.read_json(directory / SETTINGS)
+    source, drawn, meta, _ = _folder(told, say)
+    _, suite = _suite(config, directory, watch=collector)
+    with suite:
+        earlier = suite if "if" in config.rewards.use else None
+        scoring.score(_some(drawn, *some), _asked(config, suite, told, source, meta, earlier=earlier))
+        return suite.counted()
+
+
 def compare(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     """Writes comparison.json, tables.md, tables.tex and index.html of several scorings; returns the first's content."""
+    if any((out / name).exists() for name in (SETTINGS, leaderboard.FILE)):
+        raise ValueError(f"{out} holds the tables of a scoring, which would be written over; give another --out.")
     runs = [Run(name=name, board=leaderboard.read(folder), records=tables.read(folder / tables.SCORES)) for name, folder in _named(folders)]
     board = comparison.make(runs)
     workdir.write_json(out / comparison.FILE, board)
-    pages = [os.path.relpath(folder / "index.html", out) for _, folder in _named(folders)]
+    pages = [urllib.parse.quote(os.path.relpath(folder / "index.html", out)) for _, folder in _named(folders)]
     _write_texts(out, board, (), pages=pages)
     return board
 
@@ -177,9 +201,9 @@ def _kinds(problems: Sequence[picture_folder.Problem]) -> str:
 
 
 def _scored(
-    config, directory: Path, told: Mapping[str, Any], source, drawn: Sequence[Drawn], meta: Meta, say: Say, *, store, watch
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """The records, and what the services counted meanwhile."""
+    config, directory: Path, told: Mapping[str, Any], source, drawn: Sequence[Drawn], meta: Meta, say: Say, *, store, watch, counted: dict
+) -> list[dict[str, Any]]:
+    """The records; counted: takes what the services counted meanwhile, whatever comes of it."""
     settings, suite = _suite(config, directory, watch=watch, store=store)
     with suite:
         earlier = None
@@ -189,12 +213,20 @@ def _scored(
         try:
             records = scoring.score(drawn, asked, progress=lambda done: say(f"scored {done} of {len(drawn)} dialogues"))
         finally:
-            counted = suite.counted()
+            counted |= suite.counted()
             if earlier is not None:
-                more = earlier.counted()
-                counted = {name: counted.get(name, 0) + more.get(name, 0) for name in {**counted, **more}}
+                counted |= _added(counted, earlier.counted())
                 earlier.close()
-    return [tables.plain(record) for record in records], counted
+    return [tables.plain(record) for record in records]
+
+
+def _note(path: Path, counted: Mapping[str, float]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(sorted(counted.items()))) + "\n")
+
+
+def _added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
 
 
 def _verdicts(records: Sequence[Mapping[str, Any]]) -> int:
@@ -222,7 +254,10 @@ def _suite(config, directory: Path, *, watch, store: VerdictStore | None = None,
     changed = config.copy_and_resolve_references()
     with changed.unlocked():
         changed.rewards.max_error_share = 1.0
+        changed.rollout.turns = 0  # a dialogue is as long as it is here, however long those were that the config plays
         changed.rewards.use = tuple(use) or changed.rewards.use
+        for name in use:  # alone, it counts whatever it counts beside others
+            changed.rewards.weights[name] = 1.0
         if changed.rewards.answerer == "vlm" and not changed.rewards.vlm.cache:
             changed.rewards.vlm.cache = str(directory / "answers.sqlite")
     return changed, judging.suite(changed, lambda: _model(config), store=store, watch=watch)

@@ -104,6 +104,7 @@ def evaluate(
         state = last_state(config, model, checkpoints_of)
     player = assemble.player(config, model.network).quiet(turns=config.evaluate.turns)
     folder = directory / "eval" / str(int(state.step)) / "pictures"
+    _refuse_another_pass(folder, drawn_in)
     summary = None
     if drawn_in == "multi" and score:
         keep = lambda drawn, outputs, intents: picture_folder.save(folder, drawn.session, outputs, intents)  # noqa: E731
@@ -114,6 +115,13 @@ def evaluate(
     if not (folder / picture_folder.META).exists() and any(folder.glob("*")):
         picture_folder.save_meta(folder, _drawn_by(config, checkpoints_of, state, drawn_in))
     return summary
+
+
+def _refuse_another_pass(folder: Path, drawn_in: str) -> None:
+    """Pictures of one pass would be written over those of the other, below a meta.json that speaks of the first."""
+    there = picture_folder.read_meta(folder).drawn_in
+    if (folder / picture_folder.META).exists() and there != drawn_in:
+        raise ValueError(f"{folder} holds the pictures of a {there} pass; give another --workdir for those of a {drawn_in} pass.")
 
 
 def _draw(config, model: Model, player: Player, state: TrainState, data: Path, folder: Path, say: Say, *, single: bool) -> None:

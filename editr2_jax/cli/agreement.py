@@ -17,16 +17,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which questions, and the numbers of the votes (default: 0)")
     overrides, rest = common.split_overrides(argv)
     args = parser.parse(rest)
-    config = common.saved_config(args.workdir)
+    config, again = common.saved_config(args.workdir), common.saved_config(args.workdir)
     for name, value in overrides:
-        common.override(config, name, value)
+        common.override(again, name, value)
     from editr2_jax import benchmarking
     from editr2_jax.evaluation.benchmarks import rendering
 
     workdir = common.workdirs.writable(args.workdir)
     with common.workdirs.exclusive(workdir):
         found = benchmarking.agreement(
-            config, workdir, count=args.questions, times=args.times, seed=args.seed, say=lambda text: print(text, flush=True)
+            config, workdir, count=args.questions, times=args.times, seed=args.seed, say=lambda text: print(text, flush=True), again=again
         )
     number = lambda value: "–" if value is None else f"{value:.3f}"  # noqa: E731
     rows = [

@@ -120,7 +120,8 @@ def _statuses(told: Sequence[Evaluation]) -> str:
         for status, count in counts.items()
     ]
     head = "<thead><tr><th>evaluation</th><th>score</th><th>verdict</th><th>count</th></tr></thead>"
-    return f"<details><summary>Verdicts by status</summary><table>{head}<tbody>{''.join(rows)}</tbody></table></details>" if rows else ""
+    table = f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    return f"<details><summary>Verdicts by status</summary>{table}</details>" if rows else ""
 
 
 def _judge(told: Sequence[Evaluation]) -> str:

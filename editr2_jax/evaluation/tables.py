@@ -184,7 +184,9 @@ def write(
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a scores.jsonl; raises ValueError naming the line that breaks."""
+    """The records of a scores.jsonl; raises ValueError where there is none, and naming the line that breaks."""
+    if not path.is_file():
+        raise ValueError(f"{path}: not found; evaluate or score again, or restore the file.")
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

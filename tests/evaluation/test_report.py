@@ -69,6 +69,12 @@ def test_a_finished_run_shows_everything_and_fetches_nothing(finished):
     assert not list((finished / "report").glob(".*"))  # written beside and moved into place
 
 
+def test_every_table_scrolls_in_a_box_of_its_own(finished):
+    text, _ = written(finished)
+    boxes = re.findall("(.{0,20})<table", text, re.DOTALL)
+    assert len(boxes) > 5 and all(before.endswith('<div class="scroll">') for before in boxes)
+
+
 def test_the_inspector_holds_every_rollout_with_its_pictures(finished):
     _, outline = written(finished)
     index = next(block for block in outline.blocks if "groups" in block)

@@ -5,8 +5,9 @@
     fleiss      (agreement - chance) / (1 - chance), chance = sum over answers of their pooled share squared; of all new answers
     cohen       the same between the answer that was scored and the first new one, with each side's own shares
 A kappa is null where all answers are one (chance is then 1). Of a prefix question the answer is whether it succeeded; texts are
-compared as a set, case ignored; an answer that cannot be read is an answer of its own. At temperature 0 the seed changes nothing
-and what is seen is the server's own unsteadiness. Sources: Fleiss 1971; Cohen 1960. Letters: N questions, K new answers.
+compared as a set, case ignored; grades number by number; of a published arithmetic, what it reads; an answer that cannot be read is an
+answer of its own. At temperature 0 the seed changes nothing and what is seen is the server's own unsteadiness.
+Sources: Fleiss 1971; Cohen 1960. Letters: N questions, K new answers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from editr2_jax.evaluation import statistics
 from editr2_jax.evaluation.benchmarks import tracing
 from editr2_jax.rewards import questions
 from editr2_jax.rewards.base import QuestionAnswerer, Reward, ServiceError, SoftAnswerer
+from editr2_jax.rewards.compat import prefix_judge
+from editr2_jax.rewards.compat import prompts as compat
 from editr2_jax.rewards.questions import JudgeFormatError, Question
 
 FIRST_VOTE = 1000  # numbers of new votes start here, far from those of any scoring
@@ -130,10 +133,22 @@ def category(question: Question, answer: str) -> str:
         if question.kind == "prefix":
             found = questions.prefix_of(answer, turns=len(question.fields["instructions"]))
             return "success" if found.first_failed_turn == 0 else "failure"
+        if question.kind == "grades":
+            return "grades: " + " ".join(map(str, questions.grades_of(answer, turns=len(question.fields["instructions"])).grades))
+        if question.kind in compat.TEXTS:
+            return _published(question.kind, answer)
         return "yes" if questions.yes_or_no(answer) else "no"
     except JudgeFormatError:
-        known = question.kind in (*questions.YES_NO, "prefix", "read_text")
-        return UNREADABLE if known else " ".join(answer.lower().split())  # a question of a kind that others read: alike to the word
+        return UNREADABLE
+
+
+def _published(kind: str, answer: str) -> str:
+    """As a published arithmetic reads it: nothing is unreadable there."""
+    if kind == "r2_prefix":
+        return "success" if prefix_judge.final_answer(answer) else "failure"
+    if kind in ("ev_core_noun", "free_text"):
+        return "text: " + " ".join(answer.lower().split())
+    return "yes" if "yes" in answer.lower() else "no"
 
 
 def summarise(lines: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, Any]:

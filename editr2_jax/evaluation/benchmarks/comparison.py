@@ -60,6 +60,7 @@ def make(runs: Sequence[Run], *, level: float = statistics.LEVEL, draws: int = s
             "hashes": run.board["hashes"],
             "sessions": run.board["data"]["sessions"],
             "unpaired": len({record["session"] for record in run.records} - dialogues),
+            "unpaired_turns": sum(record["session"] in dialogues for record in run.records) - len(common),
         }
         for run in runs
     ]
@@ -129,10 +130,16 @@ def _warnings(runs: Sequence[Run], about: Sequence[Mapping[str, Any]]) -> list[s
     found = []
     for what, told in (
         ("pass", [run["pass"] for run in about]),
+        ("size of the pictures that are judged", [run.board["pictures"].get("size", "drawn") for run in runs]),
         ("judge's settings or prompts", [(run["hashes"]["rewards"], run["hashes"]["prompts"]) for run in about]),
     ):
         other = [run["name"] for run, value in zip(about, told, strict=True) if value != told[0]]
         if other:
             found.append(f"{', '.join(other)}: another {what} than {about[0]['name']}; differences are then not those of the models alone.")
     found += [f"{run['name']}: {run['unpaired']} of its dialogues are not in all runs, and left out." for run in about if run["unpaired"]]
+    found += [
+        f"{run['name']}: {run['unpaired_turns']} turns of dialogues that all runs have are not in all runs, and left out."
+        for run in about
+        if run["unpaired_turns"]
+    ]
     return found + [f"{run.name}: {text}" for run in runs for text in run.board["warnings"]]

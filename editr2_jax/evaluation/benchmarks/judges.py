@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from editr2_jax.rewards import questions
+from editr2_jax.rewards.compat import prompts as compat
 from editr2_jax.rewards.questions import Question
 
 _FIELDS = {  # a filled-in form of each question, so that wordings can be compared whatever they were asked about
@@ -31,25 +32,41 @@ def identity(rewards: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prompts(rewards: Mapping[str, Any]) -> dict[str, str]:
-    """Kind of question -> hash of its wording, with the version of all wordings under "version". Scores are comparable where they agree."""
+    """Kind of question -> hash of its wording, with the version of all wordings under "version". Scores are comparable where they agree.
+
+    Of the questions of every scoring; and those of trajectory grades and of a published arithmetic, where they are asked.
+    """
     language = rewards["vlm"]["language"] if rewards["answerer"] == "vlm" else "en"
     found = {kind: Question(kind, fields, language=language).prompt_hash() for kind, fields in _FIELDS.items()}
     for subset in ("memory", "understanding"):
         fields = {"subset": subset, "instructions": ("{instruction}",), "formatted": ("{formatted}",), "task_types": ("{task_type}",)}
         found[f"prefix_{subset}"] = Question("prefix", fields, language=language).prompt_hash()
+    if "trajectory_grade" in rewards["use"]:
+        found["grades"] = questions.wording(("grades",), language)
+    if rewards["arithmetic"] != "fixed":
+        found |= {kind: questions.wording((kind,)) for kind in compat.TEXTS}
     return {"version": questions.PROMPT_VERSION, "language": language, **found}
 
 
 def same(evaluation: Mapping[str, Any], training: Mapping[str, Any] | None) -> bool | None:
-    """Whether the two identities are one judge: the same model, or one address. None where the training judge is not known."""
-    if not training:
+    """Whether the two identities are one judge: the same model, or one address. None where the training judge is not known.
+
+    A model's name is the last part of what a server calls it: `Qwen/Qwen2.5-VL-7B` and `/models/Qwen2.5-VL-7B` are one.
+    """
+    training = training or {}
+    kind = training.get("answerer") or ("vlm" if training.get("model") or training.get("urls") else None)
+    if kind is None:
         return None
-    if evaluation["answerer"] != training.get("answerer"):
+    if evaluation["answerer"] != kind:
         return False
     if evaluation["answerer"] != "vlm":
         return True
     shared = set(evaluation["urls"]) & set(training.get("urls") or ())
-    return evaluation["model"] == training.get("model") or bool(shared)
+    return bool(shared) or _short(evaluation["model"]) == _short(training.get("model") or "")
+
+
+def _short(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2].lower()
 
 
 def warning(evaluation: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:

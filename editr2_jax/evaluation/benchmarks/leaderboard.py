@@ -1,7 +1,7 @@
 """leaderboard.json: one evaluation as other programs read it, with everything that says whether two of them may be compared.
 
     {"schema": "editr2_jax.leaderboard", "version": 1, "benchmark", "title", "model", "date", "pass", "level",
-     "data": {"split", "sessions", "turns", "flags"}, "pictures": {"due", "there", "made_by", "seeds", "more"},
+     "data": {"split", "sessions", "turns", "flags"}, "pictures": {"due", "there", "size", "made_by", "seeds", "more"},
      "judge": {...}, "training_judge", "same_judge_as_training", "hashes": {"rewards", "prompts", "scores", "words"},
      "denominators": {score: {status: count}}, "warnings": [text], "tables": [table]}
 Shares are in [0, 1]. Tables and cells: measures.py. Hashes are hexadecimal; `words` is over ids and instructions, `scores` over
@@ -39,6 +39,7 @@ class Circumstances:
     benchmark: str = ""  # a name in BENCHMARKS; empty: by the subsets of the sessions
     split: str = "test"
     date: str | None = None  # YYYY-MM-DD, as the caller says
+    size: str = "drawn"  # at which pictures were held against their source: scoring.Asked.size
     meta: Meta = Meta()
     rewards: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # the config's section that scored; empty where it is not known
     rewards_hash: str = ""
@@ -62,7 +63,7 @@ def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str
     judge = judges.identity(about.rewards) if about.rewards else None
     training = about.meta.training_judge
     warned = [judges.warning(judge, training)] if judge else []
-    warned += _missing(records) + _leaked(about.flags) + [*about.warnings]
+    warned += _missing(records) + _leaked(about.flags) + _probabilities(about.rewards) + [*about.warnings]
     return score_tables.plain(
         {
             "schema": SCHEMA,
@@ -77,6 +78,7 @@ def make(records: Sequence[Mapping[str, Any]], about: Circumstances) -> dict[str
             "pictures": {
                 "due": len(records),
                 "there": len(records) - scoring.undrawn(records),
+                "size": about.size,
                 "made_by": about.meta.made_by,
                 "seeds": about.meta.seeds,
                 "more": about.meta.more,
@@ -122,6 +124,15 @@ def _leaked(flags: Mapping[str, int]) -> list[str]:
     """A warning about turns that can be asked about, though they mean nothing; those of an empty text are invalid_annotation."""
     count = flags.get(Flag.LEAKED_GENERATOR_TEXT, 0)
     return [f"{count} turns name an object by words of the data's generator; they are scored as they stand."] if count else []
+
+
+def _probabilities(rewards: Mapping[str, Any]) -> list[str]:
+    """A warning about scores that are hardly ever 1, where numbers ask for exactly that."""
+    if not rewards or rewards["answerer"] != "vlm" or not rewards["vlm"]["soft"]:
+        return []
+    return [
+        "rewards.vlm.soft: IF is a probability, and whatever asks for IF 1 (so far, success, dialogue by IF, overall) counts few edits."
+    ]
 
 
 def count_flags(flags: Mapping[str, Sequence[QualityFlag]], sessions: Set[str]) -> dict[str, int]:

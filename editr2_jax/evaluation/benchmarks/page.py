@@ -143,18 +143,24 @@ def _compact(record: Mapping[str, Any]) -> dict[str, Any]:
     said = {}
     for name, status in record["status"].items():
         detail = record["detail"].get(name) or {}
-        parts = {part: detail[part] for part in ("object", "background", "reason") if part in detail}
-        requests = [
-            {part: request[part] for part in ("kind", "vote", "prompt", "request", "answer") if part in request}
-            for request in detail.get("requests", ())
-        ]
+        parts = {part: detail[part] for part in (*trace.PARTS, "reason") if part in detail}
         said[name] = {
             "score": record["scores"].get(name),
             "status": status,
             "verdict": detail.get("verdict"),
             "parts": parts,
-            "requests": requests,
+            "requests": _requests(detail),
         }
-    words = {name: record.get(name) for name in ("session", "subset", "turn", "task_type", "instruction", "intent")}
-    each = [{"turn": one["turn"], "score": one["score"], "status": one["status"]} for one in record.get("each", ())]
+    words = {name: record.get(name) for name in ("session", "subset", "turn", "task_type", "instruction", "intent", "bg_consistency")}
+    each = [
+        {"turn": one["turn"], "score": one["score"], "status": one["status"], "requests": _requests(one["detail"])}
+        for one in record.get("each", ())[:-1]  # the last is the turn's own
+    ]
     return score_tables.plain(words | {"said": said} | ({"each": each} if each else {}))
+
+
+def _requests(detail: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {part: request[part] for part in ("kind", "vote", "prompt", "request", "answer") if part in request}
+        for request in detail.get("requests", ())
+    ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -134,9 +134,17 @@ def read_meta(root: Path) -> Meta:
         raise ValueError(f'{path}: "pass" is {meta.drawn_in!r}; it is one of {", ".join(PASSES)}.')
     if not isinstance(meta.model, str) or not isinstance(meta.made_by, str) or not isinstance(meta.training_judge, dict | None):
         raise ValueError(f"{path}: model and made_by are texts, training_judge is an object.")
+    if (judge := meta.training_judge) and not _tells_judge(judge):
+        raise ValueError(f"{path}: of training_judge, answerer and model are texts, and urls is a list of texts.")
     if not isinstance(meta.seeds, dict) or not isinstance(meta.more, dict):
         raise ValueError(f"{path}: seeds and more are objects.")
     return meta
+
+
+def _tells_judge(judge: Mapping[str, Any]) -> bool:
+    urls = judge.get("urls", [])
+    words = [judge.get("answerer", ""), judge.get("model", ""), *(urls if isinstance(urls, list) else [None])]
+    return all(isinstance(word, str) for word in words)
 
 
 def look(
@@ -145,18 +153,20 @@ def look(
     """The pictures of all sessions, and everything that is wrong with the folder; every picture is decoded to its end.
 
     sizes: (height, width) of each source, which the pictures have to agree with in shape; None takes any.
-    others: sessions that are not looked at, and may have pictures all the same. Raises ValueError where there is no folder.
+    others: sessions that are not looked at, and may have pictures all the same; of one that is, its later turns. Raises ValueError where
+    there is no folder.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; give one with ID/turn_1.png and so on, such as `evaluate` writes.")
     known = {folder_of(root, session.id): session for session in sessions}
+    turns = {folder_of(root, session.id): len(session.turns) for session in (*sessions, *others)}
     drawn, problems = [], []
     for folder, session in known.items():
-        found, wrong = _session(root, folder, session, None if sizes is None else sizes[session.id])
+        found, wrong = _session(root, folder, session, None if sizes is None else sizes[session.id], turns[folder])
         drawn.append(found)
         problems += wrong
-    problems += _extra(root, known, {folder_of(root, session.id) for session in others} - known.keys())
+    problems += _extra(root, known, turns)
     problems.sort(key=lambda problem: problem.file)
     if not any(folder.is_dir() for folder in known):
         ids = ", ".join(repr(session.id) for session in sessions[:3])
@@ -166,7 +176,8 @@ def look(
     return drawn, problems
 
 
-def _session(root: Path, folder: Path, session: Session, size: tuple[int, int] | None) -> tuple[Drawn, list[Problem]]:
+def _session(root: Path, folder: Path, session: Session, size: tuple[int, int] | None, turns: int) -> tuple[Drawn, list[Problem]]:
+    """turns: those of the data, of which the session may hold the first alone."""
     count = len(session.turns)
     present = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     problems, paths, why, first = [], [], [], None
@@ -182,9 +193,9 @@ def _session(root: Path, folder: Path, session: Session, size: tuple[int, int] |
             problems.append(Problem(kind=kind, file=name, message=message, turn=turn, session=session.id))
         paths.append(None if message else path)
         why.append(f"{name}: {message}" if message else "")
-    intents, wrong = _intents(folder, count)
+    intents, wrong = _intents(folder, turns)
     problems += [Problem(kind="damaged", file=str((folder / WORDS).relative_to(root)), message=wrong, session=session.id)] if wrong else []
-    return Drawn(session=session, paths=tuple(paths), why=tuple(why), intents=intents), problems
+    return Drawn(session=session, paths=tuple(paths), why=tuple(why), intents=intents[:count]), problems
 
 
 def _fault(path: Path, size: tuple[int, int] | None, first: tuple[int, int] | None) -> tuple[str, str, tuple[int, int] | None]:
@@ -220,16 +231,16 @@ def _intents(folder: Path, count: int) -> tuple[tuple[str | None, ...], str]:
     return tuple(intents), ""
 
 
-def _extra(root: Path, known: Mapping[Path, Session], others: Set[Path]) -> list[Problem]:
-    """Files and folders that no session asks for."""
-    problems, above = [], {parent for folder in (*known, *others) for parent in folder.parents}
+def _extra(root: Path, known: Mapping[Path, Session], turns: Mapping[Path, int]) -> list[Problem]:
+    """Files and folders that no session asks for; turns: how many every session of the data has."""
+    problems, above = [], {parent for folder in turns for parent in folder.parents}
     ids = [session.id for session in known.values()]
     waiting = [root]
     while waiting:
         folder = waiting.pop()
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             name = str(path.relative_to(root))
-            if path.name.startswith(".") or path in others or (folder == root and path.name == META):
+            if path.name.startswith(".") or (path in turns and path not in known) or (folder == root and path.name == META):
                 continue
             if path.is_dir() and (path in known or path in above):
                 waiting.append(path)
@@ -238,15 +249,15 @@ def _extra(root: Path, known: Mapping[Path, Session], others: Set[Path]) -> list
                 told = f"no session of the data has this id{f' (the nearest is {near[0]!r})' if near else ''}; rename or remove the folder."
                 problems.append(Problem(kind="extra", file=name, message=told))
             elif folder in known:
-                problems += _stray(path, name, known[folder])
+                problems += _stray(path, name, known[folder], turns[folder])
             else:
                 problems.append(Problem(kind="extra", file=name, message="belongs to no session; remove it."))
     return problems
 
 
-def _stray(path: Path, name: str, session: Session) -> list[Problem]:
-    """What is wrong with a file in a session's folder; nothing where it belongs there."""
-    count, match = len(session.turns), _NAME.fullmatch(path.name)
+def _stray(path: Path, name: str, session: Session, count: int) -> list[Problem]:
+    """What is wrong with a file in the folder of a session of `count` turns; nothing where it belongs there."""
+    match = _NAME.fullmatch(path.name)
     if path.name == WORDS or (match and int(match[1]) <= count):
         return []
     if match:

@@ -94,21 +94,25 @@ def _markdown_table(table: Table) -> list[str]:
 
 
 def latex(board: Mapping[str, Any]) -> str:
-    r"""tables.tex: one table environment for each table; wants \usepackage{booktabs}."""
-    head = [f"% {_one_line(heading(board))}", *(f"% {_one_line(text)}" for text in facts(board)), "% \\usepackage{booktabs}", ""]
+    r"""tables.tex: one table environment for each table, shrunk where it is wider than the line; wants \usepackage{booktabs,graphicx}."""
+    said = [heading(board), *facts(board), *(f"Warning: {text}" for text in board["warnings"])]
+    head = [*(f"% {_one_line(text)}" for text in said), "% \\usepackage{booktabs,graphicx}", ""]
     return "\n".join([*head, *("\n".join(_latex_table(flat(table, _runs(board)), board)) + "\n" for table in board["tables"])])
+
+
+_SHRUNK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 
 def _latex_table(table: Table, board: Mapping[str, Any]) -> list[str]:
     columns = table["columns"]
     caption = f"{board['title']}, {table['title'][:1].lower()}{table['title'][1:]}. {table['note']}".strip()
     lines = ["\\begin{table}[t]", "\\centering", f"\\caption{{{escaped(caption)}}}", f"\\label{{tab:{board['benchmark']}_{table['name']}}}"]
-    lines += [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
+    lines += [_SHRUNK, f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
     lines += [" & ".join([escaped(table["key"]), *(escaped(column["label"]) for column in columns)]) + r" \\", "\\midrule"]
     for row in table["rows"]:
         cells = (_latex_cell(row["cells"].get(column["name"])) for column in columns)
         lines.append(" & ".join([escaped(row["name"]), *cells]) + r" \\")
-    return [*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]
+    return [*lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}"]
 
 
 def _latex_cell(cell: Cell | None) -> str:
@@ -120,7 +124,8 @@ def _latex_cell(cell: Cell | None) -> str:
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "\N{MINUS SIGN}": "$-$", "→": r"$\rightarrow$", "·": r"$\cdot$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "–": "--", "\N{MINUS SIGN}": "$-$", "→": r"$\rightarrow$", "·": r"$\cdot$",
 }  # fmt: skip
 
 

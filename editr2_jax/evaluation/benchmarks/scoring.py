@@ -140,7 +140,7 @@ def _records(waiting: _Waiting, asked: Asked, failures: _Failures) -> list[dict[
         }
         pending = waiting.turns[turn] if turn < len(waiting.turns) else ()
         if not pending:
-            records.append(record | _nothing(waiting.drawn, turn, asked.suite.names))
+            records.append(record | _nothing(waiting.drawn, turn, asked))
             continue
         *earlier, latest = pending
         verdicts, reward = _collected(asked.suite, latest, failures)
@@ -174,10 +174,10 @@ def _one(verdict: Verdict) -> dict[str, Any]:
     return {"score": runner.number(verdict.value), "status": verdict.status.value, "detail": dict(verdict.detail)}
 
 
-def _nothing(drawn: Drawn, turn: int, names: Sequence[str]) -> dict[str, Any]:
+def _nothing(drawn: Drawn, turn: int, asked: Asked) -> dict[str, Any]:
     """The verdicts on a turn that has no picture, or comes after one that has none."""
-    why = next((why for why in (drawn.why[turn], *drawn.why[:turn]) if why), "")
-    plain = drawn.session.subset == "plain"  # no prefix judge was due
+    why, names = next((why for why in (drawn.why[turn], *drawn.why[:turn]) if why), ""), asked.suite.names
+    plain = asked.single or drawn.session.subset == "plain"  # no prefix judge was due
     return {
         "scores": dict.fromkeys(names),
         "status": {name: Status.NOT_APPLICABLE.value if name == "ga" and plain else NO_PICTURE for name in names},

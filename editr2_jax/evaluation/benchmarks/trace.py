@@ -3,6 +3,7 @@
 A cell's "from" names the reward, which turns, and how far back it reaches:
     turn       the turns of the row                      so_far    these, and every turn before them in their dialogues
     dialogue   all turns of the row's dialogues
+and with "kept" of these turns those alone whose background is to stay.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
+PARTS = ("object", "background")  # of CC, which some columns are means of
 
 
 def cell(board: Mapping[str, Any], address: str) -> Mapping[str, Any]:
@@ -54,25 +56,29 @@ def _matches(record: Record, source: Mapping[str, Any]) -> bool:
         source.get("subset") in (None, record["subset"])
         and source.get("turn") in (None, record["turn"])
         and (source.get("task_types") is None or record["task_type"] in source["task_types"])
+        and (not source.get("kept") or record["bg_consistency"])
     )
 
 
 def lines(records: Sequence[Record], source: Mapping[str, Any]) -> Iterator[str]:
-    """One JSON line per verdict behind a cell: session, turn, score, status, its key in the verdict store, and every request."""
+    """One JSON line per verdict behind a cell: session, turn, score, status, parts, its key in the verdict store, and every request."""
     score = source["score"]
     for record in behind(records, source):
         detail = record["detail"].get(score) or {}
         told = {
             "session": record["session"],
             "turn": record["turn"] + 1,
-            "score": record["scores"].get(score),
-            "status": record["status"].get(score),
-            "verdict": detail.get("verdict"),
-            "requests": detail.get("requests", []),
+            **_said(record["scores"].get(score), record["status"].get(score), detail),
         }
-        if record.get("each") and score == "if":
-            told["each"] = [{"turn": one["turn"] + 1, "score": one["score"], "status": one["status"]} for one in record["each"]]
+        if record.get("each") and score == "if":  # a single pass: the picture's other instructions were asked about as well
+            told["each"] = [{"turn": one["turn"] + 1, **_said(one["score"], one["status"], one["detail"])} for one in record["each"]]
         yield json.dumps(told, ensure_ascii=False)
+
+
+def _said(score: float | None, status: str | None, detail: Record) -> dict[str, Any]:
+    parts = {name: detail[name] for name in PARTS if name in detail}
+    told = {"score": score, "status": status} | ({"parts": parts} if parts else {})
+    return told | {"verdict": detail.get("verdict"), "requests": detail.get("requests", [])}
 
 
 def jq(source: Mapping[str, Any]) -> str:
@@ -82,6 +88,7 @@ def jq(source: Mapping[str, Any]) -> str:
         tests.append(f".turn{'<=' if source['reach'] == 'so_far' else '=='}{source['turn']}")
     if source.get("task_types") and source["reach"] == "turn":
         tests.append(f"(.task_type|IN({','.join(json.dumps(name) for name in source['task_types'])}))")
+    tests += [".bg_consistency"] if source.get("kept") else []
     score = source["score"]
     picked = f'[.session,.turn+1,.scores["{score}"],.status["{score}"],.detail["{score}"].verdict,.detail["{score}"].requests]'
     chosen = f"select({' and '.join(tests)}) | " if tests else ""

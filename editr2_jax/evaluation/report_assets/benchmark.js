@@ -5,7 +5,8 @@ const SHOWN = 100;
 function behindCell(records, source) {
   const matches = (record) => (source.subset === undefined || source.subset === record.subset)
     && (source.turn === undefined || source.turn === record.turn)
-    && (source.task_types === undefined || source.task_types.includes(record.task_type));
+    && (source.task_types === undefined || source.task_types.includes(record.task_type))
+    && (!source.kept || record.bg_consistency);
   const last = new Map();
   const chosen = new Set();
   for (const record of records.filter(matches)) {
@@ -21,15 +22,17 @@ function verdictLine(record, score) {
   const said = record.said[score] || { status: "absent", requests: [], parts: {} };
   const value = isNumber(said.score) ? fixed(said.score, 3) : "–";
   const parts = Object.entries(said.parts).map(([name, part]) => `${name} ${isNumber(part) ? fixed(part, 3) : part}`).join(", ");
-  const each = (record.each || []).map((one) => `T${one.turn + 1} ${isNumber(one.score) ? fixed(one.score, 2) : one.status}`).join(", ");
-  const requests = said.requests.map((request) => element("div", { class: "request" },
-    element("div", {}, `${words(request.kind)}, vote ${request.vote}, prompt `, element("code", {}, request.prompt), ", request ", element("code", {}, request.request)),
+  const earlier = score === "if" ? record.each || [] : []; // of a single pass: the instructions before, asked about the same picture
+  const each = earlier.map((one) => `T${one.turn + 1} ${isNumber(one.score) ? fixed(one.score, 2) : words(one.status)}`).join(", ");
+  const asked = [...earlier.flatMap((one) => one.requests.map((request) => [`T${one.turn + 1}: `, request])), ...said.requests.map((request) => ["", request])];
+  const requests = asked.map(([of, request]) => element("div", { class: "request" },
+    element("div", {}, `${of}${words(request.kind)}, vote ${request.vote}, prompt `, element("code", {}, request.prompt), ", request ", element("code", {}, request.request)),
     element("div", { class: "quiet" }, request.answer === undefined ? "no answer" : String(request.answer))));
   return element("div", { class: "verdict" },
     element("span", { class: `chip ${tone(said.score)}` }, value), " ", element("b", {}, `${record.session}, T${record.turn + 1}`), " ",
     element("span", { class: "quiet" }, `${words(record.task_type)} · ${words(said.status)}${parts ? ` · ${parts}` : ""}${each ? ` · ${each}` : ""}`),
     element("div", {}, record.instruction),
-    said.verdict ? element("details", {}, element("summary", {}, `${said.requests.length} request${said.requests.length === 1 ? "" : "s"}`),
+    said.verdict ? element("details", {}, element("summary", {}, `${asked.length} request${asked.length === 1 ? "" : "s"}`),
       element("div", {}, "verdict ", element("code", {}, said.verdict)), requests) : null);
 }
 

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from editr2_jax import presets
 from editr2_jax.evaluation.benchmarks import agreement, judges
 from editr2_jax.rewards.base import ServiceError
 from editr2_jax.rewards.questions import Question
@@ -35,6 +36,20 @@ def test_what_answers_are_alike():
     read, ask = Question("read_text", {"carrier": ""}), Question("color", {"object": "ball", "value": "red"})
     assert agreement.category(read, '{"texts": ["A  b", "c"]}') == agreement.category(read, '{"texts": ["C", "a b"]}')
     assert [agreement.category(ask, text) for text in ("Yes.", "no", "eyes", "yes and no")] == ["yes", "no", "unreadable", "unreadable"]
+
+
+def test_reasons_do_not_part_answers_that_score_the_same():
+    about = {"subset": "memory", "instructions": ("a", "b"), "formatted": ("a", "b"), "task_types": ("color_alter",) * 2}
+    graded = [
+        agreement.category(Question("grades", about), f'{{"reason": "{why}", "grades": [5, {last}]}}') for why, last in ("x4", "y4", "y3")
+    ]
+    assert graded == ["grades: 5 4", "grades: 5 4", "grades: 5 3"]
+    assert agreement.category(Question("grades", about), '{"grades": [9]}') == agreement.UNREADABLE
+    prefix = lambda text: agreement.category(Question("r2_prefix", about), text)  # noqa: E731
+    assert prefix("one <answer_final>Yes</answer_final>") == prefix("two <answer_final>yes</answer_final>") == "success"
+    assert prefix("cut off") == "failure"  # as that arithmetic counts it
+    asked = Question("r2_color", {"object": "ball", "value": "red"})
+    assert [agreement.category(asked, text) for text in ("YES", "Yes, it is red.", "It is not.")] == ["yes", "yes", "no"]
 
 
 class Wavering:
@@ -90,6 +105,14 @@ def test_a_fault_of_the_program_is_no_missing_answer_and_ends_the_asking():
 VLM = {"answerer": "vlm", "model": "qwen", "urls": ["http://127.0.0.1:1/v1"]}
 
 
+def test_every_prompt_that_is_asked_is_named():
+    rewards = presets.edit_r2().rewards.to_dict()
+    usual = judges.prompts(rewards)
+    assert "grades" not in usual and "r2_prefix" not in usual
+    assert len(judges.prompts(rewards | {"use": ("if", "trajectory_grade")})["grades"]) == 12
+    assert {"r2_prefix", "r2_color", "ev_added"} <= judges.prompts(rewards | {"arithmetic": "edit_r2"}).keys()
+
+
 @pytest.mark.parametrize(
     ("training", "same"),
     [
@@ -97,7 +120,12 @@ VLM = {"answerer": "vlm", "model": "qwen", "urls": ["http://127.0.0.1:1/v1"]}
         (VLM | {"urls": ["http://127.0.0.1:2/v1"]}, True),
         (VLM | {"model": "another name for it"}, True),
         (VLM | {"model": "intern", "urls": ["http://127.0.0.1:2/v1"]}, False),
+        (VLM | {"model": "/models/Qwen", "urls": []}, True),
+        ({"model": "Qwen/Qwen"}, True),  # a foreign tool tells what it knows
+        ({"urls": ["http://127.0.0.1:1/v1"]}, True),
+        ({"model": "gpt"}, False),
         ({"answerer": "tabletop"}, False),
+        ({"note": "people"}, None),
         (None, None),
     ],
 )

@@ -1,9 +1,11 @@
 """EdiVal-Bench's numbers on dialogues that were counted by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
-from editr2_jax.evaluation.benchmarks import edival, leaderboard, measures
+from editr2_jax.evaluation.benchmarks import edival, leaderboard, measures, page, trace
 from editr2_jax.evaluation.benchmarks.leaderboard import Circumstances
 from tests.evaluation.benchmarks.hand_made import cell, record, tables
 
@@ -41,6 +43,27 @@ def test_both_aggregations_of_cc_and_the_rows_they_look_at():
     assert cell(made, "turn", "T1", "overall")["sessions"] == 5
 
 
+def test_a_cc_leads_to_the_rows_it_stands_on_and_their_parts():
+    records = [scored("a", 0, 1.0, (0.9, 0.5)), scored("b", 0, 1.0, (None, 0.7)), scored("c", 0, 1.0, (0.1, None), bg=False)]
+    board = leaderboard.make(records, Circumstances(draws=10))
+    source = trace.cell(board, "turn/T1/cc_dataset")["from"]
+    lines = [json.loads(line) for line in trace.lines(records, source)]
+    assert [line["session"] for line in lines] == ["a", "b"]
+    assert [line["parts"] for line in lines] == [{"object": 0.9, "background": 0.5}, {"background": 0.7}]
+    assert ".bg_consistency" in trace.jq(source)
+    assert [line["session"] for line in map(json.loads, trace.lines(records, trace.cell(board, "turn/T1/cc")["from"]))] == ["a", "b", "c"]
+
+
+def test_a_part_that_a_verdict_does_not_have_is_not_missing():
+    lost = record("d", 0, scores={"if": None, "cc": None}, status={"if": "judge_format_error", "cc": "service_error"})
+    records = [scored("a", 0, 1.0, (0.9, 0.5)), scored("b", 0, 1.0, (None, 0.7)), lost]
+    made = tables(edival, records)
+    found = {name: cell(made, "turn", "T1", name) for name in ("object", "background", "cc_dataset", "overall")}
+    assert [(found[name]["n"], found[name]["due"]) for name in ("object", "background", "cc_dataset")] == [(1, 2), (2, 3), (2, 3)]
+    assert all(found[name]["missing"] == {"service_error": 1} for name in ("object", "background", "cc_dataset"))
+    assert (found["overall"]["due"], found["overall"]["missing"]) == (3, {"judge_format_error": 1})
+
+
 def test_success_and_marginal_are_two_things():
     records = [record(name, turn, scores={"if": value}) for name, row in {"a": (1, 1, 1), "b": (1, 0, 1), "c": (0, 1, 1)}.items()
                for turn, value in enumerate(row)]  # fmt: skip
@@ -51,7 +74,9 @@ def test_success_and_marginal_are_two_things():
 
 
 def each(*values):
-    return [{"turn": i, "score": v, "status": "ok" if v is not None else "service_error", "detail": {}} for i, v in enumerate(values)]
+    status = lambda value: "ok" if value is not None else "service_error"  # noqa: E731
+    asked = lambda i: {"verdict": f"v{i}", "requests": [{"kind": "color", "vote": 0, "prompt": "p", "request": f"r{i}", "answer": "yes"}]}  # noqa: E731
+    return [{"turn": i, "score": value, "status": status(value), "detail": asked(i)} for i, value in enumerate(values)]
 
 
 def test_a_single_pass_asks_each_picture_for_all_instructions():
@@ -61,12 +86,17 @@ def test_a_single_pass_asks_each_picture_for_all_instructions():
     records.append(record("b", 2, scores={"if": 1.0}, each=each(None, 1.0, 1.0)))
     made = tables(edival, records)
     assert [cell(made, "turn", f"T{t}", "if_success")["mean"] for t in (1, 2, 3)] == [1.0, 0.5, 1.0]
-    assert cell(made, "turn", "T3", "if_success")["n"] == 1  # a missing verdict decides b's
+    third = cell(made, "turn", "T3", "if_success")
+    assert (third["n"], third["due"], third["missing"]) == (1, 2, {"undecided": 1})  # a missing verdict decides b's
     assert [cell(made, "turn", f"T{t}", "if_marginal")["mean"] for t in (1, 2, 3)] == [1.0, 1.0, 1.0]
     assert cell(made, "turn", "T2", "if_asked")["mean"] == 0.75
     assert cell(made, "turn", "T2", "if_success")["from"]["reach"] == "turn"
     board = leaderboard.make(records, Circumstances(draws=10))
     assert (board["benchmark"], board["pass"]) == ("edival_bench", "single")
+    line = json.loads(list(trace.lines(records, trace.cell(board, "turn/T3/if_success")["from"]))[0])
+    assert [[request["request"] for request in one["requests"]] for one in line["each"]] == [["r0"], ["r1"], ["r2"]]
+    assert [one["verdict"] for one in line["each"]] == ["v0", "v1", "v2"]
+    assert '"requests":[{"kind":"color","vote":0,"prompt":"p","request":"r1","answer":"yes"}]' in page.page(board, records)
 
 
 def test_a_single_pass_without_a_picture_is_no_success():

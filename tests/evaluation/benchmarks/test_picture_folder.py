@@ -105,6 +105,16 @@ def test_sessions_that_are_not_looked_at_may_have_pictures(folder):
     assert not picture_folder.look(folder, few, SIZES, others=SESSIONS)[1]
 
 
+def test_later_turns_that_are_not_looked_at_may_have_pictures_and_words(folder):
+    first = [dataclasses.replace(session, turns=session.turns[:1]) for session in SESSIONS]
+    drawn, wrong = picture_folder.look(folder, first, SIZES, others=SESSIONS)
+    assert not wrong and drawn[0].paths == (folder / "test/a/turn_1.png",) and drawn[0].intents == (None,)
+    copy(folder / "c/turn_1.png", "turn_3.png")
+    assert [str(one) for one in picture_folder.look(folder, first, SIZES, others=SESSIONS)[1]] == [
+        "c/turn_3.png: the session has 2 turns; remove it."
+    ]
+
+
 def test_a_folder_of_other_sessions_is_refused_at_once(folder, tmp_path):
     others = [dataclasses.replace(session, id=f"x{number}") for number, session in enumerate(SESSIONS)]
     with pytest.raises(ValueError, match="none of the 3 sessions has a picture here; folders are named by session ids, such as 'x0'"):
@@ -126,6 +136,8 @@ def test_an_id_that_leads_elsewhere_is_refused(tmp_path, name):
         ('{"modell": "x"}', "unknown field 'modell'; put what is your own under \"more\""),
         ('{"format": 2}', "with format 1"),
         ('{"model": 3}', "model and made_by are texts"),
+        ('{"training_judge": {"urls": "http://127.0.0.1/v1"}}', "urls is a list of texts"),
+        ('{"training_judge": {"model": 3}}', "answerer and model are texts"),
         ("[", "not JSON"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
 import time
 
 import numpy as np
@@ -13,8 +14,9 @@ from judge_server import PATIENT
 from PIL import Image
 from small_checkpoint import CONFIG, call, start
 
+from editr2_jax import presets
 from editr2_jax.evaluation import tables
-from editr2_jax.evaluation.benchmarks import leaderboard, page, rendering, trace
+from editr2_jax.evaluation.benchmarks import comparison, leaderboard, page, rendering, trace
 from tests.evaluation.benchmarks.conftest import SESSIONS, TURNS, draw
 from tests.evaluation.benchmarks.hand_made import cell, dialogue
 from tests.evaluation.test_report import HOSTILE, Outline
@@ -89,7 +91,9 @@ def test_a_scoring_that_was_cut_short_asks_for_the_rest_alone(world, pictures, s
     score(world, pictures, whole, *by(server, cache=tmp_path / "another.sqlite"))
     assert made(out)["scores.jsonl"] == made(whole)["scores.jsonl"]
     assert 0 < len(server.questions()) - before and answered > 0
-    assert asked(out)[0]["judge/requests"] < asked(whole)[0]["judge/requests"]
+    failed, rest = asked(out)  # a call that was given up has asked as well
+    assert failed["verdicts/asked"] > 0 and failed["judge/requests"] > 0 and "verdicts/stored" not in failed
+    assert rest["judge/requests"] < asked(whole)[0]["judge/requests"]
 
 
 @pytest.mark.slow
@@ -190,6 +194,8 @@ def test_every_mean_can_be_followed_to_its_verdicts(world, pictures, tmp_path):
     lines = [json.loads(line) for line in told.out.splitlines()]
     assert {line["turn"] for line in lines} == {1, 2} and lines[0]["requests"][0].keys() >= {"prompt", "request", "answer", "vote"}
     assert "there is no row 'memory'" in call("trace", f"--workdir={out}", "turn/memory/if").err
+    (out / "scores.jsonl").unlink()
+    assert "scores.jsonl: not found; evaluate or score again" in call("trace", f"--workdir={out}", "turn/memory, T2/if").err
 
 
 def test_runs_side_by_side_are_paired(world, pictures, tmp_path):
@@ -205,6 +211,12 @@ def test_runs_side_by_side_are_paired(world, pictures, tmp_path):
     assert any("1 of its dialogues are not in all runs" in text for text in told["warnings"])
     text = (tmp_path / "both/index.html").read_text()
     assert 'href="../b/index.html#cell=subset/all/if"' in text and Outline(text).open == []
+    odd = (tmp_path / "b").rename(tmp_path / "50% of #2")
+    assert call("compare", tmp_path / "a", odd, f"--out={tmp_path / 'odd'}").status == 0
+    assert 'href="../50%25%20of%20%232/index.html#cell=subset/all/if"' in (tmp_path / "odd/index.html").read_text()
+    first = made(tmp_path / "a")
+    assert "holds the tables of a scoring" in call("compare", tmp_path / "a", odd, f"--out={tmp_path / 'a'}").err
+    assert made(tmp_path / "a") == first
     assert "2 to 26 evaluations, got 1" in call("compare", tmp_path / "a", f"--out={tmp_path / 'no'}").err
     assert "given twice" in call("compare", tmp_path / "a", tmp_path / "a", f"--out={tmp_path / 'no'}").err
 
@@ -214,7 +226,11 @@ def test_what_cannot_be_compared_is_said(world, pictures, tmp_path):
     score(world, pictures, tmp_path / "b", "--config.rewards.inset=0.1")
     score(world, pictures, tmp_path / "c", "--benchmark=edival_bench")
     told = call("compare", tmp_path / "a", tmp_path / "b", f"--out={tmp_path / 'ab'}").out
-    assert "b: another judge's settings or prompts than a" in told
+    assert "b: another judge's settings or prompts than a" in told and "size of the pictures" not in told
+    score(world, pictures, tmp_path / "d", "--size=source", "--turns=1")
+    told = call("compare", tmp_path / "a", tmp_path / "d", f"--out={tmp_path / 'ad'}").out
+    assert "d: another size of the pictures that are judged than a" in told
+    assert f"a: {SESSIONS} turns of dialogues that all runs have are not in all runs" in told
     assert "compare those of one benchmark" in call("compare", tmp_path / "a", tmp_path / "c", f"--out={tmp_path / 'ac'}").err
 
 
@@ -226,13 +242,25 @@ def test_a_single_pass_folder_asks_each_picture_for_all_it_should_show(world, pi
     lost = records[3]  # the second edit of the second dialogue was not made; the first one still holds in the picture
     assert [one["score"] for one in lost["each"]] == [1.0, 0.0]
     assert "single pass" in (tmp_path / "out/tables.md").read_text()
+    next(pictures.rglob("turn_2.png")).unlink()
+    score(world, pictures, tmp_path / "less", "--partial")
+    assert leaderboard.read(tmp_path / "less")["denominators"]["ga"] == {"not_applicable": SESSIONS * TURNS}  # due for none of them
 
 
 def test_some_turns_of_some_sessions(world, pictures, tmp_path):
-    for path in pictures.rglob("turn_2.png"):
-        path.unlink()
     score(world, pictures, tmp_path / "out", "--turns=1", "--sessions=4")
     assert leaderboard.read(tmp_path / "out")["data"]["turns"] == 4
+    for path in pictures.rglob("turn_2.png"):
+        path.unlink()
+    score(world, pictures, tmp_path / "less", "--turns=1", "--sessions=4")
+    assert made(tmp_path / "less") == made(tmp_path / "out")
+
+
+def test_a_trajectory_is_graded_once_however_many_turns_the_config_plays(world, pictures, server, tmp_path):
+    grade = ["--config.rewards.use=('trajectory_grade',)", "--config.rewards.trajectory_grade.whole=True", "--config.rollout.turns=1"]
+    score(world, pictures, tmp_path / "out", *by(server), *grade, "--config.rewards.max_error_share=1.0")
+    found = leaderboard.read(tmp_path / "out")["denominators"]["trajectory_grade"]
+    assert found == {"not_applicable": SESSIONS, "judge_format_error": SESSIONS}  # this judge knows no grades
 
 
 def test_pictures_of_another_size_are_scored_at_the_source_s(world, pictures, tmp_path):
@@ -243,16 +271,30 @@ def test_pictures_of_another_size_are_scored_at_the_source_s(world, pictures, tm
     assert cell(leaderboard.read(tmp_path / "out"), "subset", "all", "cc")["mean"] > 0.8
 
 
+def unscored(out):
+    """A workdir that a scoring has claimed, and not finished."""
+    call("score", f"--pictures={out}", f"--data={out}", f"--workdir={out}")
+    assert (out / "config.json").is_file()
+    return out
+
+
 def test_the_judge_s_agreement_with_itself(world, pictures, server, tmp_path):
     out = tmp_path / "out"
+    assert "scoring.json: not found; give a folder that `score` has written" in call("agreement", f"--workdir={unscored(out)}").err
     score(world, pictures, out, *by(server))
     before = len(server.questions())
     outcome = call("agreement", f"--workdir={out}", "--questions=5", "--times=3", "--config.rewards.vlm.temperature=0.7")
     assert outcome.status == 0, outcome.err
+    assert len(server.questions()) - before == 15  # nothing but these: the answers that were scored are at hand
     found = json.loads((out / "agreement.json").read_text())
     assert found["judge"] == {"answerer": "vlm", "model": "judge", "temperature": 0.7} and len(found["questions"]) == 5
     assert found["kinds"]["all"]["agreement"]["mean"] == 1.0 and found["kinds"]["all"]["unanswered"] == 0  # this judge reads pixels
-    assert len(server.questions()) - before >= 15 and "Fleiss' kappa" in outcome.out
+    assert found["asked"]["judge/requests"] == 15 and "Fleiss' kappa" in outcome.out
+    scored = {request["request"]: request["answer"] for record in tables.read(out / "scores.jsonl")
+              for detail in record["detail"].values() for request in detail.get("requests", ())}  # fmt: skip
+    assert {line["request"] for line in found["questions"]} <= scored.keys()  # questions of the scoring itself
+    told = call("agreement", f"--workdir={out}", "--config.rewards.vlm.language=zh").err
+    assert "rewards.vlm.language is a part of the questions" in told
 
 
 # texts and pages -------------------------------------------------------------------------------------------------------------------
@@ -285,6 +327,42 @@ def test_latex_is_escaped_and_whole():
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert body and all(not re.search(r"(?<!\\)[%#_$&]", line.replace(" & ", " ").replace("$-$", "")) for line in body)
     assert rendering.escaped("50 % of a_b & c") == r"50 \% of a\_b \& c"
+    assert rendering.escaped("<a|b>") == r"\textless{}a\textbar{}b\textgreater{}"  # other letters in TeX's own encoding
+
+
+def packages_of_latex():
+    wanted = ("booktabs.sty", "graphicx.sty")
+    return shutil.which("pdflatex") and subprocess.run(["kpsewhich", *wanted], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not packages_of_latex(), reason="no pdflatex with booktabs and graphicx: LaTeX is not set")
+@pytest.mark.parametrize("form", ["onecolumn", "twocolumn"])
+def test_latex_is_set_and_no_table_leaves_the_line(tmp_path, form):
+    names = ("50% & more_of #2", r"{a} ~b^c <d> $e\f|g", "c", "d")
+    runs = [comparison.Run(name=name, board=hostile()[1] | {"warnings": ["100 % & #_"]}, records=hostile()[0]) for name in names]
+    for board in (hostile()[1], comparison.make(runs, draws=20)):
+        (tmp_path / "tables.tex").write_text(rendering.latex(board))
+        text = r"\documentclass[FORM]{article}\usepackage{booktabs,graphicx}\begin{document}\input{tables}\end{document}"
+        (tmp_path / "paper.tex").write_text(text.replace("FORM", form))
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=100, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert "Overfull" not in done.stdout
+
+
+def test_probabilities_are_no_successes_and_a_warning_says_so():
+    rewards = presets.edit_r2().rewards.to_dict() | {"answerer": "vlm"}
+    warned = lambda soft: leaderboard.make(hostile()[0], leaderboard.Circumstances(  # noqa: E731
+        draws=20, rewards=rewards | {"vlm": rewards["vlm"] | {"soft": soft}}
+    ))["warnings"]  # fmt: skip
+    assert warned(False) == [] and "IF is a probability" in warned(True)[0]
+
+
+def test_latex_tells_its_warnings():
+    records, _ = hostile()
+    text = rendering.latex(leaderboard.make(records, leaderboard.Circumstances(draws=20, warnings=["mind\nthis"])))
+    assert "% Warning: mind this" in text.splitlines()
 
 
 def test_markdown_has_as_many_cells_as_columns():
@@ -353,3 +431,7 @@ def test_a_single_pass_is_drawn_and_scored(small_checkpoint, tmp_path):
     assert sorted(path.name for path in folder.rglob("*.png")) == ["turn_1.png"] * 2 + ["turn_2.png"] * 2
     score(tmp_path / "run/data", folder, tmp_path / "out", "--sessions=2")
     assert leaderboard.read(tmp_path / "out")["pass"] == "single"
+    drawn = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    outcome = evaluate(tmp_path / "run", small_checkpoint, "--config.rollout.slots.instruction=160")
+    assert outcome.status == 2 and "holds the pictures of a single pass; give another --workdir" in outcome.err
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == drawn
