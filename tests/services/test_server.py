@@ -329,6 +329,49 @@ def test_an_answer_that_nobody_takes_is_dropped(features):
     assert features.ask("GET", "/health")[0] == 200
 
 
+def slow_taker(server, pictures):
+    """A connection that has asked for the features of as many pictures, 260 kB each, and does not read."""
+    message = wire.MSGPACK.write({"pictures": [ASK["picture"]] * pictures})
+    lines = (f"Content-Length: {len(message)}", f"Accept: {MSGPACK}")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(60)
+    connection.connect(("127.0.0.1", server.port))
+    connection.sendall(head(*lines, path="/v1/embed") + message)
+    return connection
+
+
+def taken(connection):
+    """The head of an answer, and how much of its body came before the server hung up."""
+    head, _, content = connection.recv(1024).partition(b"\r\n\r\n")
+    length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    size = len(content)
+    while size < length and (part := connection.recv(65536)):
+        size += len(part)
+    return head, size, length
+
+
+def test_an_answer_that_is_not_taken_yet_counts_among_the_requests():
+    with EyesServer("features", "--max-requests=1") as server, slow_taker(server, 64) as connection:
+        calls = 'editr2_requests_total{path="/v1/embed",status="200"}'
+        deadline = time.monotonic() + 60
+        while not server.counted().get(calls) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert server.post("/v1/embed", {"pictures": [ASK["picture"]]})[0] == 503  # 17 MB wait in memory
+        said, size, length = taken(connection)
+        assert said.startswith(b"HTTP/1.1 200 ") and size == length > 16_000_000
+        assert server.post("/v1/embed", {"pictures": [ASK["picture"]]})[0] == 200
+
+
+def test_taking_an_answer_may_last_longer_than_an_idle_connection():
+    """What `--write-s` allows is not cut short by the patience with connections on which nothing happens."""
+    shorter = "from editr2_jax.services import server_process; server_process._IDLE_S = 0.3"
+    with EyesServer("features", "--write-s=60", before=shorter) as server, slow_taker(server, 64) as connection:
+        time.sleep(3.0)
+        _, size, length = taken(connection)
+        assert size == length > 16_000_000
+
+
 def test_a_full_house_says_when_to_come_back(detector):
     half = head(f"Content-Length: {len(BODY)}") + BODY[:100]
     with concurrent.futures.ThreadPoolExecutor() as pool:
