@@ -81,6 +81,9 @@ class RemoteDetector(_Remote):
         """All instances of all phrases. Raises ServiceError, saying why, when there is no answer."""
         about = {"model": self._config.model, "phrases": list(phrases)}
         key = answer_cache.key_of({"kind": "detect", **about}, [picture])
+        return list(self._shared([key], lambda _: {key: self._found(picture, phrases, about, key)})[key])
+
+    def _found(self, picture: np.ndarray, phrases: Sequence[str], about: Mapping[str, Any], key: str) -> list[Detection]:
         known = self._known(key, lambda kept: wire.read_detections(json.loads(kept), phrases))
         if known is not None:
             return known
@@ -103,13 +106,19 @@ class RemoteFeatures(_Remote):
         if self._cache is None:
             return self._asked(pictures)
         keys = [self._key([picture]) for picture in pictures]
-        known = {key: self._known(key, _unpacked) for key in dict.fromkeys(keys)}
-        fresh = {key: picture for key, picture in zip(keys, pictures, strict=True) if known[key] is None}
+        shown = dict(zip(keys, pictures, strict=True))
+        known = self._shared(list(shown), lambda mine: self._found({key: shown[key] for key in mine}))
+        return _joined([known[key] for key in keys])
+
+    def _found(self, shown: Mapping[str, np.ndarray]) -> dict[str, Features]:
+        """Features of each picture, from the cache or else from the server, and then kept."""
+        known = {key: self._known(key, _unpacked) for key in shown}
+        fresh = {key: picture for key, picture in shown.items() if known[key] is None}
         if fresh:
             told = self._asked(list(fresh.values()))
             for row, key in enumerate(fresh):
                 known[key] = _unpacked(self._cache.put(key, _packed(told, row), about={"model": self._config.model}))
-        return _joined([known[key] for key in keys])
+        return known
 
     def _asked(self, pictures: Sequence[np.ndarray]) -> Features:
         """From the server; small requests go as one, as they would in process."""
