@@ -178,7 +178,9 @@ def _text_of(answer: Any) -> str:
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str):
         raise ValueError("no choices[0].message.content that is text")
-    return content
+    return content.encode(
+        errors="replace"
+    ).decode()  # half a character, as servers that cut by UTF-16 may send, can be neither kept nor shown
 
 
 def _first_token_of(answer: Any) -> str:
@@ -186,7 +188,7 @@ def _first_token_of(answer: Any) -> str:
     try:
         tops = _choice_of(answer)["logprobs"]["content"][0]["top_logprobs"]
         told = [[str(top["token"]), float(top["logprob"])] for top in tops]
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, OverflowError) as error:
         raise ValueError(
             "no choices[0].logprobs.content[0].top_logprobs; this server may not tell probabilities: set soft=False"
         ) from error
