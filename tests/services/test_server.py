@@ -543,24 +543,32 @@ def test_what_the_model_does_not_take_is_told_and_where_it_fails_is_not(faulty):
     assert faulty.post("/v1/detect", ASK | {"phrases": ["ball"]})[0] == 200
 
 
-def test_waiting_requests_are_embedded_together_where_that_is_wanted():
+@pytest.mark.parametrize("batch, together", [("batch=1", [2, 2, 2]), ("batch=5", [2, 4, 4])])
+def test_waiting_requests_are_embedded_together_where_that_is_wanted(tmp_path, batch, together):
     from faulty_eyes import SLOW
 
     def embed(server, value, count=1):
         told = server.post("/v1/embed", {"pictures": [wire.to_png(np.full((2, 2, 3), value, np.uint8))] * count})[1]
         return wire.read_features(told["cls"], told["patches"], count).cls
 
-    for batch, together in (("batch=1", {1.0, 2.0}), ("batch=5", {1.0, 2.0, 4.0, 5.0})):
-        with EyesServer("features", batch, kind="faulty") as server, concurrent.futures.ThreadPoolExecutor() as pool:
-            first = pool.submit(embed, server, SLOW)
-            time.sleep(0.15)
-            others = {value: pool.submit(embed, server, value, 2) for value in (20, 30, 40)}
-            assert first.result()[0, 0] == SLOW
-            for value, answer in others.items():
-                assert (answer.result()[:, :3] == value).all()  # everyone has one's own
-            assert {answer.result()[0, 3] for answer in others.values()} <= together
-            if batch == "batch=5":
-                assert any(answer.result()[0, 3] == 4.0 for answer in others.values())
+    def wait_for(server, pictures):
+        while server.counted()["editr2_pictures_total"] < pictures:
+            time.sleep(0.02)
+
+    gate = tmp_path / "gate"
+    with (
+        EyesServer("features", batch, kind="faulty", environment={"GATE": str(gate)}) as server,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        first = pool.submit(embed, server, SLOW)
+        wait_for(server, 1)
+        others = {value: pool.submit(embed, server, value, 2) for value in (20, 30, 40)}
+        wait_for(server, 7)
+        gate.touch()
+        assert first.result()[0, 0] == SLOW
+        for value, answer in others.items():
+            assert (answer.result()[:, :3] == value).all()  # everyone has one's own
+        assert sorted(answer.result()[0, 3] for answer in others.values()) == together
 
 
 # the end ---------------------------------------------------------------------------------------------------------------------------
