@@ -11,6 +11,7 @@ import socket
 import time
 import zlib
 
+import dinov3_cases
 import eyes_server
 import numpy as np
 import pytest
@@ -186,6 +187,16 @@ def test_packed_bodies_are_not_unpacked(detector, coding):
 def test_web_pages_are_not_answered(detector):
     code, told = detector.post("/v1/detect", ASK, Origin="http://evil.example")
     assert code == 403 and "from a program" in error_of(told)
+
+
+def test_a_thin_picture_costs_an_extractor_no_memory():
+    thin = wire.to_png(np.zeros((1, 1 << 24, 3), np.uint8))
+    assert len(thin) < 1 << 20
+    with EyesServer("features", f"--folder={dinov3_cases.FOLDER / 'plain'}", kind="dinov3") as server:
+        before = server.resident()
+        code, told = server.post("/v1/embed", {"pictures": [thin]})
+        assert code == 422 and "up to 16384 pixels a side, got 1x16777216" in error_of(told)
+        assert server.resident() < before + (256 << 20)  # three bytes a pixel, and what the allocator keeps
 
 
 def test_text_inside_a_picture_is_not_blown_up():
@@ -376,7 +387,8 @@ def test_a_full_house_says_when_to_come_back(detector):
     half = head(f"Content-Length: {len(BODY)}") + BODY[:100]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         inside = [pool.submit(detector.raw, half) for _ in range(4)]  # they never send the rest
-        time.sleep(0.4)
+        while detector.counted()["editr2_requests_inside"] < 4 and not any(answer.done() for answer in inside):
+            time.sleep(0.01)
         status, headers, content = detector.ask("POST", "/v1/detect", BODY, Content_Type=MSGPACK)
         assert status == 503 and headers["retry-after"] == "1" and "come back later" in error_of(json.loads(content))
         assert detector.ask("GET", "/health")[0] == 200
