@@ -13,6 +13,7 @@ from faulty_eyes import DOUBLE, NORMAL, NOT_FINITE, TOO_FEW, WIDE
 from judge_server import PATIENT
 
 from editr2_jax.rewards.base import Detection, Detector, FeatureExtractor, ServiceError
+from editr2_jax.services import remote, server_app, wire
 from editr2_jax.services.answer_cache import AnswerCache
 from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
 from editr2_jax.services.remote import RemoteDetector, RemoteDetectorConfig, RemoteFeatures, RemoteFeaturesConfig
@@ -69,6 +70,17 @@ def test_many_pictures_go_in_requests_that_the_server_takes(servers):
         features.embed(OTHERS)
     with closing(features_at(servers[1])) as features, pytest.raises(ValueError, match="at least one picture"):
         features.embed([])
+
+
+def test_pictures_of_noise_go_in_requests_that_the_server_takes(servers, monkeypatch):
+    assert remote._MOST_BYTES + (1 << 20) < server_app.Limits().max_body_bytes
+    noise = [np.random.default_rng(row).integers(0, 256, PICTURE.shape).astype(np.uint8) for row in range(3)]
+    assert len(wire.to_png(noise[0])) > 3 * 48 * 48, "more than its pixels"
+    for most, requests in ((3 * 48 * 48, 3), (7 * 48 * 48, 2), (10 * 48 * 48, 1)):
+        monkeypatch.setattr(remote, "_MOST_BYTES", most)
+        with closing(features_at(servers[1])) as features:
+            np.testing.assert_allclose(features.embed(noise).patches, perception.TabletopFeatures().embed(noise).patches, atol=1e-6)
+            assert features.counters()["requests"] == requests
 
 
 def test_with_a_cache_nothing_is_asked_twice(servers, tmp_path):
