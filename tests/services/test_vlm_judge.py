@@ -125,8 +125,10 @@ def test_probabilities_of_yes(server, judge):
     with pytest.raises(JudgeFormatError, match="probability of 0.07 together; the likeliest: 'The'"):
         judge.yes_probability([fakes.picture(0)], YES)
     server.control(probabilities=False)
-    with pytest.raises(base.ServiceError, match="set soft=False"):
+    before = len(server.questions())
+    with pytest.raises(base.ServiceError, match="tells no probabilities .*set soft=False"):
         judge.yes_probability([fakes.picture(0)], YES)
+    assert len(server.questions()) == before + 1, "it will not tell them the next time"
 
 
 def test_half_a_character_is_an_answer_and_is_kept(server, tmp_path):
