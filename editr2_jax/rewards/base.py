@@ -50,6 +50,11 @@ class Tokens:
     grid: tuple[int, int]  # h, w
     size: tuple[int, int]  # height and width of the pictures as the model takes them, in pixels
 
+    def __post_init__(self):
+        """Raises ServiceError for numbers that are none: a cosine of them would be read as a score."""
+        if not np.isfinite(self.tokens).all():
+            raise ServiceError("The feature extractor gave numbers that are not finite; its weights or the device are at fault.")
+
     def features(self) -> Features:
         """The class token and the patches, without registers. Raises ServiceError where the count of tokens is another."""
         rows, columns = self.grid

@@ -21,6 +21,8 @@ from editr2_jax.runtime import places
 
 FILE = "preprocessor_config.json"
 _BILINEAR = 2  # Pillow's number of the filter
+_LONGEST = 1 << 14  # pixels of a side: weights and half-resized pictures grow with it, and a thin picture of any length has few bytes
+_KEPT = 1 << 18  # weights of a resize that are kept for the next picture of that size: 1 MB, those of 1024 pixels to 256
 _ALWAYS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "resample": _BILINEAR}
 
 
@@ -84,7 +86,7 @@ def read_json(path: Any) -> dict[str, Any]:
 
 
 def prepare(pictures: Sequence[UInt8[np.ndarray, "H W 3"]], rule: PictureRule) -> Float[np.ndarray, "N h w 3"]:
-    """Pictures of any sizes as one float32 array. Raises ValueError for anything but uint8 [H, W, 3]."""
+    """Pictures of any sizes as one float32 array. Raises ValueError for anything but uint8 [H, W, 3], and for a side above 16384."""
     return (
         np.stack([_prepare(picture, rule) for picture in pictures]) if pictures else np.zeros((0, rule.height, rule.width, 3), np.float32)
     )
@@ -93,6 +95,10 @@ def prepare(pictures: Sequence[UInt8[np.ndarray, "H W 3"]], rule: PictureRule) -
 def _prepare(picture: UInt8[np.ndarray, "H W 3"], rule: PictureRule) -> Float[np.ndarray, "h w 3"]:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise ValueError(f"DINOv3 wants uint8 pictures [height, width, 3], got {picture.dtype}{list(picture.shape)}.")
+    if max(picture.shape) > _LONGEST:
+        raise ValueError(
+            f"DINOv3 takes pictures of up to {_LONGEST} pixels a side, got {picture.shape[0]}x{picture.shape[1]}; cut it first."
+        )
     unit = picture.astype(np.float32) * np.float32(rule.scale)
     return (resize(unit, rule.height, rule.width) - np.asarray(rule.mean, np.float32)) / np.asarray(rule.std, np.float32)
 
@@ -100,11 +106,14 @@ def _prepare(picture: UInt8[np.ndarray, "H W 3"], rule: PictureRule) -> Float[np
 def resize(picture: Float[np.ndarray, "H W 3"], height: int, width: int) -> Float[np.ndarray, "height width 3"]:
     """Antialiased bilinear resize of a float picture: a sum over columns, then one over rows."""
     rows, columns, channels = picture.shape
-    narrow = np.einsum("xw,hwc->hxc", _triangle(columns, width), picture, optimize=True)  # [H, width, 3]
-    return (_triangle(rows, height) @ narrow.reshape(rows, -1)).reshape(height, width, channels)
+    narrow = np.einsum("xw,hwc->hxc", _weights(columns, width), picture, optimize=True)  # [H, width, 3]
+    return (_weights(rows, height) @ narrow.reshape(rows, -1)).reshape(height, width, channels)
 
 
-@functools.lru_cache(maxsize=64)  # of 0.9 MB each for pictures of 1024 pixels
+def _weights(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
+    return (_kept if size_in * size_out <= _KEPT else _triangle)(size_in, size_out)
+
+
 def _triangle(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
     """Weights of every input pixel in every output pixel; each row adds up to 1. Shrinking widens the triangle by the same factor.
 
@@ -115,3 +124,6 @@ def _triangle(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_i
     distance = np.abs(np.arange(size_in, dtype=np.float32) - centre[:, None] + np.float32(0.5)) / max(scale, np.float32(1))
     weight = np.maximum(np.float32(0), 1 - distance)
     return weight / weight.sum(axis=1, keepdims=True)
+
+
+_kept = functools.lru_cache(maxsize=64)(_triangle)

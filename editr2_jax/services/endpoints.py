@@ -2,10 +2,12 @@
 
     what happened                                  what follows
     timeout, connection lost, 5xx, unreadable      tried again elsewhere or later, `retries` times; counts against the endpoint
-    429, and 503 with Retry-After                  the endpoint rests for as long as it says; costs no try, but ends after `outage_s`
+    429, and 503 with Retry-After                  the endpoint rests for as long as it says, `backoff_s` at least; costs no try, but ends
+                                                   after `outage_s`
     any other 4xx, a redirect, too long an answer,
     a server of another model                      an error at once: the same request would be refused again
-    all endpoints down for `outage_s`              an error at once, until one of them answers a probe
+    all endpoints down for `outage_s`              an error at once, until one of them answers a probe; after a while without
+                                                   questions, as soon as the probe has failed
 Whatever ends without an answer raises ServiceError. Requests run on one asyncio loop in a thread of its own; callers are threads and wait.
 Pictures leave the machine and a token goes with them, so hosts other than this one must be allowed by name of the setting `remote`.
 """
@@ -242,7 +244,9 @@ class Endpoints:
         said = f"status {status}: {self._short(content.decode(errors='replace'))}"
         rest = _retry_after(response)
         if status == 429 or (status == 503 and rest is not None):
-            wait = self._backoff(self._chance.randint(0, 2)) if rest is None else min(rest, self._config.backoff_max_s)
+            wait = (
+                self._backoff(self._chance.randint(0, 2)) if rest is None else min(max(rest, self._backoff(0)), self._config.backoff_max_s)
+            )
             raise _Failed("busy", said, rest_s=wait)
         if status == 408 or status >= 500:
             raise _Failed("timeout" if status == 408 else "server_error", said)
@@ -285,6 +289,8 @@ class Endpoints:
             self._down_since = None
             return
         self._down_since = now if self._down_since is None else self._down_since
+        if any(health.probing and now > health.open_until + _PROBE_S for health in self._health):
+            return  # nobody has asked for a while: it may be back, and is being asked
         if now - self._down_since >= self._config.outage_s:
             last = "; ".join(f"{health.url}: {health.last_failure}" for health in self._health)
             while self._waiting:
@@ -355,9 +361,15 @@ def _refuse_url(url: str, *, remote: bool) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"EndpointsConfig.urls has {url!r}; give http://HOST:PORT/v1 or https://HOST/v1.")
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or parts.query or parts.fragment:
         shown = f"{parts.scheme}://{parts.hostname}"
-        raise ValueError(f"EndpointsConfig.urls: the URL of {shown} carries a user, a password or a query; put the token into token_env.")
+        raise ValueError(
+            f"EndpointsConfig.urls: the URL of {shown} carries a user, a password, a query or a fragment; put the token into token_env."
+        )
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"EndpointsConfig.urls has {url!r}: {error}; give http://HOST:PORT/v1 or https://HOST/v1.") from error
     if not remote and not _is_here(parts.hostname):
         raise ValueError(
             f"EndpointsConfig.urls has {url!r}, which is another machine: pictures and token would go there. If they may, set remote=True."
@@ -379,6 +391,8 @@ def _token(name: str) -> str:
     token = os.environ.get(name, "").strip()
     if not token:
         raise ValueError(f"EndpointsConfig.token_env names {name!r}, which is not set in the environment; export it before the start.")
+    if not token.isascii() or not token.isprintable() or " " in token:  # no header holds it, and whoever says so would repeat it
+        raise ValueError(f"EndpointsConfig.token_env: the token in {name!r} is not printable ASCII without spaces; correct the variable.")
     return token
 
 

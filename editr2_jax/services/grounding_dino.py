@@ -159,6 +159,11 @@ def phrase_scores(logits: Float[np.ndarray, "Q L"], spans: Sequence[Span]) -> Fl
 
 
 def corners(box: Float[np.ndarray, "4"]) -> tuple[float, float, float, float]:
-    """(centre x, centre y, width, height) to (x1, y1, x2, y2), cut at the picture's edges; fractions both."""
+    """(centre x, centre y, width, height) to (x1, y1, x2, y2), cut at the picture's edges; fractions both.
+
+    Raises ValueError for a number that is none.
+    """
+    if not np.isfinite(box).all():
+        raise ValueError("GroundingDino: the model gave a box that is no numbers; its weights or the device are at fault.")
     x, y, width, height = (float(number) for number in box)
     return tuple(min(max(edge, 0.0), 1.0) for edge in (x - width / 2, y - height / 2, x + width / 2, y + height / 2))

@@ -22,6 +22,8 @@ from editr2_jax.services.client import Client
 from editr2_jax.services.endpoints import Endpoints, WrongServer
 from editr2_jax.services.wire import MSGPACK
 
+_MOST_BYTES = 30 << 20  # of the files of one request: noise takes three bytes a pixel, and a server refuses bodies above 32 MiB
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RemoteDetectorConfig:
@@ -81,6 +83,9 @@ class RemoteDetector(_Remote):
         """All instances of all phrases. Raises ServiceError, saying why, when there is no answer."""
         about = {"model": self._config.model, "phrases": list(phrases)}
         key = answer_cache.key_of({"kind": "detect", **about}, [picture])
+        return list(self._shared([key], lambda _: {key: self._found(picture, phrases, about, key)})[key])
+
+    def _found(self, picture: np.ndarray, phrases: Sequence[str], about: Mapping[str, Any], key: str) -> list[Detection]:
         known = self._known(key, lambda kept: wire.read_detections(json.loads(kept), phrases))
         if known is not None:
             return known
@@ -103,36 +108,44 @@ class RemoteFeatures(_Remote):
         if self._cache is None:
             return self._asked(pictures)
         keys = [self._key([picture]) for picture in pictures]
-        known = {key: self._known(key, _unpacked) for key in dict.fromkeys(keys)}
-        fresh = {key: picture for key, picture in zip(keys, pictures, strict=True) if known[key] is None}
+        shown = dict(zip(keys, pictures, strict=True))
+        known = self._shared(list(shown), lambda mine: self._found({key: shown[key] for key in mine}))
+        return _joined([known[key] for key in keys])
+
+    def _found(self, shown: Mapping[str, np.ndarray]) -> dict[str, Features]:
+        """Features of each picture, from the cache or else from the server, and then kept."""
+        known = {key: self._known(key, _unpacked) for key in shown}
+        fresh = {key: picture for key, picture in shown.items() if known[key] is None}
         if fresh:
             told = self._asked(list(fresh.values()))
             for row, key in enumerate(fresh):
                 known[key] = _unpacked(self._cache.put(key, _packed(told, row), about={"model": self._config.model}))
-        return _joined([known[key] for key in keys])
+        return known
 
     def _asked(self, pictures: Sequence[np.ndarray]) -> Features:
         """From the server; small requests go as one, as they would in process."""
-        return _joined([self._request(chunk) for chunk in self._chunks(pictures)])
+        return _joined([self._request(*chunk) for chunk in self._chunks(pictures)])
 
-    def _request(self, pictures: Sequence[np.ndarray]) -> Features:
+    def _request(self, pictures: Sequence[np.ndarray], files: Sequence[bytes]) -> Features:
         read = lambda told: wire.read_features(told.get("cls"), told.get("patches"), len(pictures))  # noqa: E731
-        return self._post("/embed", {"pictures": [wire.to_png(picture) for picture in pictures]}, self._key(pictures), read)
+        return self._post("/embed", {"pictures": files}, self._key(pictures), read)
 
     def _key(self, pictures: Sequence[np.ndarray]) -> str:
         return answer_cache.key_of({"kind": "embed", "model": self._config.model}, pictures)
 
-    def _chunks(self, pictures: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-        """The pictures in order, in lists that a request may have."""
-        chunk, pixels = [], 0
+    def _chunks(self, pictures: Sequence[np.ndarray]) -> Iterator[tuple[list[np.ndarray], list[bytes]]]:
+        """The pictures in order and their files, in lists that a request may have."""
+        chunk, files, pixels, size = [], [], 0, 0
         for picture in pictures:
-            size = picture.shape[0] * picture.shape[1]
-            if chunk and (len(chunk) == self._config.max_pictures or pixels + size > self._config.max_pixels):
-                yield chunk
-                chunk, pixels = [], 0
+            file, area = wire.to_png(picture), picture.shape[0] * picture.shape[1]
+            full = len(chunk) == self._config.max_pictures or pixels + area > self._config.max_pixels or size + len(file) > _MOST_BYTES
+            if chunk and full:
+                yield chunk, files
+                chunk, files, pixels, size = [], [], 0, 0
             chunk.append(picture)
-            pixels += size
-        yield chunk
+            files.append(file)
+            pixels, size = pixels + area, size + len(file)
+        yield chunk, files
 
 
 def _joined(parts: Sequence[Features]) -> Features:

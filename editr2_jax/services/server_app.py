@@ -31,6 +31,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from editr2_jax.rewards.base import Detector, FeatureExtractor, Features
 from editr2_jax.services import wire
@@ -46,14 +47,15 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may cost. At worst max_requests x (2 max_body_bytes + 6 max_pixels) bytes are held beside the model: 2.6 GB."""
+    """What a request may cost. At worst max_requests x max(9 max_body_bytes, 2 max_body_bytes + 10 max_pixels) bytes are held beside the
+    model and the answers: 4.8 GB; the first is JSON in letters of four bytes, the second a picture while it is decoded."""
 
     max_body_bytes: int = 32 << 20
     max_pictures: int = 64  # of a request
     max_pixels: int = 16 << 20  # of all pictures of a request together, by their headers, before any is decoded
     max_phrases: int = 64
     max_phrase_chars: int = 200
-    max_requests: int = 16  # read, waiting or being answered at a time
+    max_requests: int = 16  # read, waiting, being answered or not yet taking their answer, at a time
     body_s: float = 60.0  # from the first to the last byte of a body
     batch: int = 1  # pictures of waiting requests that are embedded in one call; above 1 last bits may depend on who else waits
 
@@ -218,9 +220,13 @@ class _App:
             told = await self._told(request, asked)
             answer = _answer_form(request)
             content = await run_in_threadpool(self._write, told, answer)
-            return Response(content, media_type=answer.media_type)
-        finally:
-            self._inside -= 1
+        except BaseException:
+            self._leave()
+            raise
+        return _Answer(content, answer.media_type, self._leave)
+
+    def _leave(self) -> None:
+        self._inside -= 1
 
     def _read(self, body: bytes, form: Form) -> tuple[list[np.ndarray], list[str]]:
         """(pictures, phrases) of a body, decoded after everything else was checked."""
@@ -316,6 +322,25 @@ class _Body:
                     if size > 2 * most:
                         break
         return self._ended
+
+
+class _Answer(Response):
+    """What the model says. The request is inside until its client has taken it: features are large, and wait in memory."""
+
+    def __init__(self, content: bytes, media_type: str, leave: Callable[[], None]):
+        super().__init__(content, media_type=media_type)
+        self._leave = leave
+
+    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
+        """Sends it; the server waits with the last message for room in the connection's buffer."""
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            content, self.body = self.body, b""
+            await send({"type": "http.response.body", "body": content, "more_body": True})
+            content = b""
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._leave()
 
 
 def _json(message: Any) -> Response:

@@ -24,7 +24,7 @@ from editr2_jax.rewards.questions import JudgeFormatError, Question
 from editr2_jax.services import answer_cache
 from editr2_jax.services.answer_cache import AnswerCache
 from editr2_jax.services.client import Client
-from editr2_jax.services.endpoints import Endpoints
+from editr2_jax.services.endpoints import Endpoints, WrongServer
 
 CHOICES = {  # how a server is told to answer with one of a few words
     "": lambda words: {},
@@ -178,17 +178,25 @@ def _text_of(answer: Any) -> str:
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str):
         raise ValueError("no choices[0].message.content that is text")
-    return content
+    return content.encode(
+        errors="replace"
+    ).decode()  # half a character, as servers that cut by UTF-16 may send, can be neither kept nor shown
 
 
 def _first_token_of(answer: Any) -> str:
-    """The likeliest first tokens and their log-probabilities, as JSON [[token, log-probability], ...]."""
+    """The likeliest first tokens and their log-probabilities, as JSON [[token, log-probability], ...].
+
+    Raises WrongServer where a whole answer has none, ValueError for one that cannot be read.
+    """
+    choice = _choice_of(answer)
+    if choice.get("logprobs") is None:
+        raise WrongServer("this server tells no probabilities (choices[0].logprobs); set soft=False.")
     try:
-        tops = _choice_of(answer)["logprobs"]["content"][0]["top_logprobs"]
+        tops = choice["logprobs"]["content"][0]["top_logprobs"]
         told = [[str(top["token"]), float(top["logprob"])] for top in tops]
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, OverflowError) as error:
         raise ValueError(
-            "no choices[0].logprobs.content[0].top_logprobs; this server may not tell probabilities: set soft=False"
+            "no choices[0].logprobs.content[0].top_logprobs; this server may tell them in another way: set soft=False"
         ) from error
     if not told or not all(log <= 1e-3 for _, log in told):
         raise ValueError(f"log-probabilities that are none: {told[:3]}")

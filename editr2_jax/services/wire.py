@@ -29,7 +29,10 @@ from editr2_jax.rewards.base import Detection, Features
 DETECT: Mapping[str, Any] = {"picture": bytes, "phrases": [str]}  # field -> its type; in a list: any number of them
 EMBED: Mapping[str, Any] = {"pictures": [bytes]}
 _PNG = b"\x89PNG\r\n\x1a\n"
+_CHUNK = struct.Struct(">I4s")  # length of the data, name; behind the data stands a checksum of four bytes
 _HEADER = struct.Struct(">I4sIIBBBBB")  # IHDR, always the first chunk: length, name, width, height, depth, colour, and three more
+_PACKED, _MOST_PACKED = (b"zTXt", b"iTXt", b"iCCP"), 4  # Pillow unpacks 1 MB of each; letters may take four bytes
+_MOST_CHUNKS = 1 << 16  # at libpng's 8 KB of pixels each, half a gigabyte
 _MARKS = 100_000  # brackets, commas and colons of a JSON request: each may become an object of 60 bytes
 _FLOATS = "<f4"
 _FILE = "send the bytes of a PNG file: names, paths and addresses are not looked up"
@@ -210,6 +213,7 @@ def size_of_png(data: bytes) -> tuple[int, int]:
 def from_png(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels. Ask for the size first: memory is taken for as many as the header says. Raises ValueError for a damaged file."""
     height, width = size_of_png(data)
+    _refuse_chunks(data)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             if picture.size != (width, height) or picture.mode != "RGB":  # a second header would be believed by Pillow
@@ -219,6 +223,16 @@ def from_png(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
         raise
     except Exception as error:  # decoders raise whatever they come across: SyntaxError, struct.error, zlib.error, EOFError, ...
         raise ValueError(f"a damaged PNG file ({short(error)})") from error
+
+
+def _refuse_chunks(data: bytes) -> None:
+    """Counts what a decoder would unpack or keep beside the pixels: a few kilobytes of packed texts become hundreds of megabytes."""
+    chunks, packed, place = 0, 0, len(_PNG)
+    while place + _CHUNK.size <= len(data):
+        length, name = _CHUNK.unpack_from(data, place)
+        chunks, packed, place = chunks + 1, packed + (name in _PACKED), place + _CHUNK.size + length + 4
+        if chunks > _MOST_CHUNKS or packed > _MOST_PACKED:
+            raise ValueError(f"a PNG file of more than {_MOST_CHUNKS} chunks, or {_MOST_PACKED} texts and profiles; save the pixels alone")
 
 
 # Answers -----------------------------------------------------------------------------------------------------------------------------
@@ -242,7 +256,7 @@ def read_detections(told: Any, phrases: Sequence[str]) -> list[Detection]:
             raise ValueError(f"detections[{index}]: box {box!r:.100} and score {score!r:.30} are not five numbers in [0, 1]")
         if box[0] > box[2] or box[1] > box[3]:
             raise ValueError(f"detections[{index}]: the box {box} ends before it begins")
-        if phrase not in asked:
+        if not isinstance(phrase, str) or phrase not in asked:
             raise ValueError(f"detections[{index}]: nobody asked for {phrase!r:.100}")
         found.append(Detection(box=tuple(float(side) for side in box), score=float(score), phrase=phrase))
     return found

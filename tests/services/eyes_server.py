@@ -16,10 +16,12 @@ MSGPACK, JSON = wire.MSGPACK.media_type, wire.JSON.media_type
 
 
 class EyesServer:
-    """`serve ARGUMENTS`, by default the embedded world's; kind `faulty` is faulty_eyes.py. A context manager."""
+    """`serve ARGUMENTS`, by default the embedded world's; kind `faulty` is faulty_eyes.py; before: a line of Python. A context manager."""
 
-    def __init__(self, verb, *flags, kind="tabletop", environment=None):
+    def __init__(self, verb, *flags, kind="tabletop", environment=None, before=""):
         program = ["-m", "editr2_jax", "serve", verb, f"--kind={kind}"]
+        if before:
+            program[:2] = ["-c", f"import sys; {before}; from editr2_jax.cli import main; sys.exit(main.main(sys.argv[1:]))"]
         if kind == "faulty":
             program = [str(Path(__file__).with_name("faulty_eyes.py")), verb]
         command = [sys.executable, *program, *flags]

@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         elif nonsense == "contradicting":
             text = text.replace("true", "?").replace("false", "true").replace("?", "false") if text[0] == "{" else "yes and no"
         elif nonsense:
-            text = {"empty": "", "chatty": "The eyes have it, yesterday.", "repeated": text * 2}[nonsense]
+            text = {"empty": "", "chatty": "The eyes have it, yesterday.", "repeated": text * 2, "half": "\ud83d"}[nonsense]
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         if body.get("logprobs") and self.server.told["probabilities"]:
             likely, other = (0.75, 0.15) if text == "yes" else (0.15, 0.75)

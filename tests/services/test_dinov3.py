@@ -1,5 +1,6 @@
 """DINOv3 as a feature extractor, in JAX and, where it is installed, in PyTorch."""
 
+import dataclasses
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import tiny_eyes
 
 from editr2_jax.models.dinov3 import vit
 from editr2_jax.porting import dinov3_weights
-from editr2_jax.rewards.base import TokenExtractor
+from editr2_jax.rewards.base import ServiceError, TokenExtractor
 from editr2_jax.services import dinov3_pictures, torch_models
 from editr2_jax.services.dinov3 import JaxDinoV3
 from editr2_jax.services.torch_dinov3 import TorchDinoV3
@@ -65,6 +66,14 @@ def test_threads_get_their_own_answers_again(make):
         for first, again in zip(before, pool.map(extractor.embed, asked), strict=True):
             np.testing.assert_array_equal(first.cls, again.cls)
             np.testing.assert_array_equal(first.patches, again.patches)
+
+
+@pytest.mark.parametrize("make", BACKENDS)
+def test_numbers_that_are_none_are_no_features(make, monkeypatch):
+    extractor = make("plain")
+    monkeypatch.setattr(extractor, "_rule", dataclasses.replace(extractor._rule, mean=(np.nan,) * 3))
+    with pytest.raises(ServiceError, match="numbers that are not finite; its weights or the device"):
+        extractor.embed([tiny_eyes.picture()])
 
 
 def test_batches_of_many_sizes_compile_few_programs(monkeypatch):

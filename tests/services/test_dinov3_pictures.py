@@ -40,6 +40,23 @@ def test_what_is_no_picture_is_refused(picture):
         dinov3_pictures.prepare([picture], PictureRule())
 
 
+@pytest.mark.parametrize("shape", [(1, 1 << 15, 3), (1 << 15, 1, 3)])
+def test_a_thin_picture_of_any_length_is_refused(shape):
+    """A file of a few kilobytes, whose weights and half-resized pixels would be gigabytes."""
+    with pytest.raises(ValueError, match="up to 16384 pixels a side, got .*cut it first"):
+        dinov3_pictures.prepare([np.zeros(shape, np.uint8)], PictureRule())
+    longest = np.full((1, 1 << 14, 3), 255, np.uint8)
+    np.testing.assert_allclose(dinov3_pictures.prepare([longest], PictureRule(mean=(0, 0, 0), std=(1, 1, 1))), 1.0, atol=1e-5)
+
+
+def test_weights_are_kept_while_they_are_small():
+    dinov3_pictures.resize(np.zeros((31, 3000, 3), np.float32), 224, 224)
+    before = dinov3_pictures._kept.cache_info()
+    dinov3_pictures.resize(np.zeros((31, 3000, 3), np.float32), 224, 224)
+    after = dinov3_pictures._kept.cache_info()
+    assert (after.hits - before.hits, after.misses - before.misses) == (1, 0)  # the rows', not the columns'
+
+
 def test_the_grid_follows_from_the_size_alone():
     assert PictureRule().grid(16) == (14, 14) and PictureRule().at(256).grid(16) == (16, 16)
     assert PictureRule().at(None) == PictureRule()

@@ -108,6 +108,13 @@ def test_a_server_that_stays_busy_is_an_error_in_the_end(server):
         ask(endpoints)
 
 
+def test_a_busy_server_is_not_asked_without_a_pause_whatever_it_says(server):
+    server.control(shares={"busy": 1.0}, retry_after=0)
+    with pool(server, outage_s=1.0, backoff_s=0.2) as endpoints, pytest.raises(ServiceError, match="busy for more than 1 s"):
+        ask(endpoints)
+    assert len(server.questions()) <= 12
+
+
 @pytest.mark.parametrize(("asked", "cap", "least", "most"), [(1, 30.0, 1.0, 20.0), (3600, 0.3, 0.3, 20.0)])
 def test_retry_after_is_obeyed_up_to_a_cap(server, asked, cap, least, most):
     server.control(script=["busy"], retry_after=asked)
@@ -128,6 +135,16 @@ def test_the_token_goes_to_the_server_and_into_no_message(server, monkeypatch):
         pool(server, token_env="JUDGE_TOKEN")
 
 
+@pytest.mark.parametrize("token", ["line\nand-line", "tokenw\u00f6rd", "two words"])
+def test_a_token_that_no_header_holds_is_refused_and_not_repeated(server, monkeypatch, token):
+    """The error of whoever builds the header would show it, and an error is written into the records of a run."""
+    monkeypatch.setenv("JUDGE_TOKEN", token)
+    with pytest.raises(ValueError, match="the token in 'JUDGE_TOKEN' is not printable ASCII without spaces") as caught:
+        with pool(server, token_env="JUDGE_TOKEN") as endpoints:
+            ask(endpoints)
+    assert not any(part in repr(caught.value) for part in ("and-line", "tokenw", "two words"))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -136,6 +153,9 @@ def test_the_token_goes_to_the_server_and_into_no_message(server, monkeypatch):
         ({"urls": ("http://judge.example/v1",)}, "another machine: .* set remote=True"),
         ({"urls": ("http://10.0.0.7:8000/v1",)}, "another machine"),
         ({"urls": ("http://me:pass@localhost:8000/v1",)}, "put the token into token_env"),
+        ({"urls": ("http://localhost:8000/v1#judge",)}, "a query or a fragment"),
+        ({"urls": ("http://localhost:80000/v1",)}, "80000/v1': Port out of range 0-65535; give http://HOST:PORT/v1"),
+        ({"urls": ("http://localhost:none/v1",)}, "Port could not be cast.*; give http://HOST:PORT/v1"),
         ({"concurrency": 0}, "concurrency is 0; give at least 1"),
         ({"timeout_s": 0.0}, "timeout_s is 0.0; give a positive number of seconds"),
         ({"retries": -1}, "retries is -1"),
@@ -198,6 +218,18 @@ def test_while_all_are_down_questions_wait_and_then_fail_fast_until_one_is_back(
             raise AssertionError("the server is back, and nobody notices")
         counts = endpoints.counters()
     assert counts["failures_outage"] >= 2 and counts["probes"] >= 2 and counts["circuits_opened"] == 1
+
+
+def test_after_a_while_without_questions_the_first_one_waits_for_the_probe(server):
+    """Between two steps a judge may have been started again: who comes first is not told of an outage that is over."""
+    with pool(server, outage_s=0.5, breaker_failures=1) as endpoints:
+        server.kill()
+        with pytest.raises(ServiceError, match="No endpoint has answered for 0.5 s"):
+            ask(endpoints)
+        server.start()
+        (health,) = endpoints._health
+        health.open_until, endpoints._down_since = health.open_until - 600, endpoints._down_since - 600
+        assert ask(endpoints) == "yes"
 
 
 def test_closing_ends_what_waits(server):

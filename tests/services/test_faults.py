@@ -81,7 +81,7 @@ def test_a_judge_that_only_fails_gives_no_score_at_all(server, tmp_path, fault):
     assert missing(scores) == {"service_error": 32} and np.isnan(scores.combined).all()
 
 
-@pytest.mark.parametrize("nonsense", ["truncated", "contradicting", "empty", "chatty", "repeated"])
+@pytest.mark.parametrize("nonsense", ["truncated", "contradicting", "empty", "chatty", "repeated", "half"])
 def test_an_answer_that_cannot_be_read_is_no_score(server, tmp_path, nonsense):
     server.control(answers={nonsense: 0.3})
     scores, counts = scored(answerer(server), tmp_path)

@@ -83,6 +83,9 @@ def test_extreme_scores_stay_between_zero_and_one_and_nan_is_an_error():
 def test_boxes_are_corners_within_the_picture():
     assert grounding_dino.corners(np.array([0.5, 0.25, 0.5, 0.25])) == (0.25, 0.125, 0.75, 0.375)
     assert grounding_dino.corners(np.array([0.05, 0.9, 0.2, 0.4])) == pytest.approx((0.0, 0.7, 0.15, 1.0))
+    for wrong in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match="a box that is no numbers"):
+            grounding_dino.corners(np.array([0.5, wrong, 0.2, 0.4]))
 
 
 # with PyTorch ----------------------------------------------------------------------------------------------------------------------

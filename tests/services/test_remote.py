@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import sqlite3
+import threading
 from contextlib import closing
 
 import numpy as np
@@ -12,6 +13,7 @@ from faulty_eyes import DOUBLE, NORMAL, NOT_FINITE, TOO_FEW, WIDE
 from judge_server import PATIENT
 
 from editr2_jax.rewards.base import Detection, Detector, FeatureExtractor, ServiceError
+from editr2_jax.services import remote, server_app, wire
 from editr2_jax.services.answer_cache import AnswerCache
 from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
 from editr2_jax.services.remote import RemoteDetector, RemoteDetectorConfig, RemoteFeatures, RemoteFeaturesConfig
@@ -70,6 +72,17 @@ def test_many_pictures_go_in_requests_that_the_server_takes(servers):
         features.embed([])
 
 
+def test_pictures_of_noise_go_in_requests_that_the_server_takes(servers, monkeypatch):
+    assert remote._MOST_BYTES + (1 << 20) < server_app.Limits().max_body_bytes
+    noise = [np.random.default_rng(row).integers(0, 256, PICTURE.shape).astype(np.uint8) for row in range(3)]
+    assert len(wire.to_png(noise[0])) > 3 * 48 * 48, "more than its pixels"
+    for most, requests in ((3 * 48 * 48, 3), (7 * 48 * 48, 2), (10 * 48 * 48, 1)):
+        monkeypatch.setattr(remote, "_MOST_BYTES", most)
+        with closing(features_at(servers[1])) as features:
+            np.testing.assert_allclose(features.embed(noise).patches, perception.TabletopFeatures().embed(noise).patches, atol=1e-6)
+            assert features.counters()["requests"] == requests
+
+
 def test_with_a_cache_nothing_is_asked_twice(servers, tmp_path):
     cache = lambda mode="use": AnswerCache(tmp_path / "answers.sqlite", mode=mode)  # noqa: E731
     with (
@@ -91,6 +104,49 @@ def test_with_a_cache_nothing_is_asked_twice(servers, tmp_path):
         for ask in (lambda: detector.detect(255 - PICTURE, NAMES), lambda: features.embed([PICTURE[:9]])):
             with pytest.raises(ServiceError, match="Replay has no answer to what 'tabletop' was asked"):
                 ask()
+
+
+@pytest.mark.parametrize("phrase", ["sleep 1", "RuntimeError"])
+def test_who_asks_the_same_at_the_same_moment_waits_for_one_answer(faulty, tmp_path, phrase):
+    """Rollouts of a group look at one source picture all at once."""
+    together = threading.Barrier(6)
+
+    def ask(detector):
+        together.wait()
+        try:
+            return detector.detect(PICTURE, [phrase])
+        except ServiceError as error:
+            return str(error)
+
+    settings = {"model": "faulty", "retries": 0, "breaker_failures": 99}
+    with AnswerCache(tmp_path / "boxes") as cache, closing(detector_at(faulty[0], cache=cache, **settings)) as detector:
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(ask, [detector] * 6))
+        assert answers == answers[:1] * 6 and phrase in str(answers[0])
+        if phrase == "sleep 1":
+            assert (detector.counters()["requests"], detector.counters()["cache_hits"]) == (1, 5)
+        with pytest.raises(ServiceError, match="nobody asked"):  # what failed is asked again, and nothing is left waiting
+            detector.detect(PICTURE, ["unasked"])
+
+
+def test_features_that_another_is_asking_for_are_waited_for(servers, tmp_path):
+    """Each asks for what the other one does not: nobody waits in a circle, and a picture is sent once."""
+    here = perception.TabletopFeatures()
+    pictures = [np.roll(PICTURE, row, 0) for row in range(12)]
+    asked = [pictures, pictures[::-1], pictures[6:] + pictures[:6], pictures[::2]] * 3
+    together = threading.Barrier(len(asked))
+
+    def embed(features, some):
+        together.wait()
+        return features.embed(some)
+
+    with AnswerCache(tmp_path / "features") as cache, closing(features_at(servers[1], cache=cache, pictures=1)) as features:
+        with concurrent.futures.ThreadPoolExecutor(len(asked)) as pool:
+            answers = list(pool.map(lambda some: embed(features, some), asked))
+        assert features.counters()["requests"] == features.counters()["cache_misses"] == 12
+        assert features.counters()["cache_hits"] == sum(map(len, asked)) - 12
+    for some, answer in zip(asked, answers, strict=True):
+        np.testing.assert_allclose(answer.patches, here.embed(some).patches, atol=1e-6)
 
 
 def test_another_model_s_cache_is_not_asked_and_a_spoilt_one_is_no_answer(servers, tmp_path):

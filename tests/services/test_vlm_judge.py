@@ -1,5 +1,7 @@
 """What the model is shown and asked, what comes back, and what is refused before it is sent."""
 
+import math
+
 import numpy as np
 import pytest
 import reward_fakes as fakes
@@ -8,6 +10,7 @@ from judge_server import answerer
 from editr2_jax.rewards import base, questions
 from editr2_jax.rewards.instruction_following import InstructionFollowing, InstructionFollowingConfig
 from editr2_jax.rewards.questions import JudgeFormatError, Question
+from editr2_jax.services import vlm_judge
 from editr2_jax.services.answer_cache import AnswerCache
 from editr2_jax.services.vlm_judge import CHOICES, VlmConfig
 
@@ -122,8 +125,25 @@ def test_probabilities_of_yes(server, judge):
     with pytest.raises(JudgeFormatError, match="probability of 0.07 together; the likeliest: 'The'"):
         judge.yes_probability([fakes.picture(0)], YES)
     server.control(probabilities=False)
-    with pytest.raises(base.ServiceError, match="set soft=False"):
+    before = len(server.questions())
+    with pytest.raises(base.ServiceError, match="tells no probabilities .*set soft=False"):
         judge.yes_probability([fakes.picture(0)], YES)
+    assert len(server.questions()) == before + 1, "it will not tell them the next time"
+
+
+def test_half_a_character_is_an_answer_and_is_kept(server, tmp_path):
+    server.control(answers={"half": 1.0})
+    with AnswerCache(tmp_path / "answers.sqlite") as cache:
+        judge = answerer(server, cache=cache)
+        assert [judge.ask([fakes.picture(0)], YES) for _ in range(2)] == ["?", "?"]
+    assert len(server.questions()) == 1
+
+
+@pytest.mark.parametrize("logprob", [-(10**400), "low", None, math.nan, 1.0])
+def test_log_probabilities_that_are_none_are_no_answer(logprob):
+    top = {"token": "yes", "logprob": logprob}
+    with pytest.raises(ValueError, match="top_logprobs|are none|could not convert"):
+        vlm_judge._first_token_of({"choices": [{"logprobs": {"content": [{"top_logprobs": [top]}]}}]})
 
 
 def test_soft_instruction_following_scores_the_probability(judge):

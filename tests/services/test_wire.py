@@ -174,6 +174,32 @@ def test_a_damaged_picture_is_an_error_of_ours(data, word):
         wire.from_png(data)
 
 
+def with_chunks(*chunks):
+    """A picture of one pixel, and what stands beside it in its file."""
+    sound = wire.to_png(np.full((1, 1, 3), 7, np.uint8))
+    return sound[:33] + b"".join(chunks) + sound[33:]
+
+
+PACKED = zlib.compress(("a" * 1_000_000 + "\U0001f600").encode())  # 1 kB; 4 MB as a text in memory
+TEXTS = [
+    chunk(b"iTXt", b"note\0\1\0\0\0" + PACKED),
+    chunk(b"zTXt", b"note\0\0" + zlib.compress(b"a" * 1000)),
+    chunk(b"iCCP", b"profile\0\0" + PACKED),
+]
+
+
+def test_a_picture_may_have_a_few_texts_and_not_many():
+    """Sixty texts of a kilobyte would be a quarter of a gigabyte once they are unpacked."""
+    assert wire.from_png(with_chunks(*TEXTS, chunk(b"tEXt", b"note\0text"))).tolist() == [[[7, 7, 7]]]
+    for name in range(3):
+        with pytest.raises(ValueError, match="more than 65536 chunks, or 4 texts and profiles; save the pixels alone"):
+            wire.from_png(with_chunks(*TEXTS, *[TEXTS[name]] * 2))
+    many = [chunk(b"prVt", b"")]
+    assert wire.from_png(with_chunks(*many * 60_000)).shape == (1, 1, 3)
+    with pytest.raises(ValueError, match="more than 65536 chunks"):
+        wire.from_png(with_chunks(*many * 66_000))
+
+
 GOOD = {"box": [0.1, 0.2, 0.3, 0.4], "score": 0.5, "phrase": "ball"}
 
 
@@ -192,6 +218,7 @@ GOOD = {"box": [0.1, 0.2, 0.3, 0.4], "score": 0.5, "phrase": "ball"}
         ([GOOD | {"score": "high"}], "five numbers"),
         ([GOOD, GOOD | {"phrase": "box"}], r"detections\[1\]: nobody asked"),
         ([GOOD | {"phrase": None}], "nobody asked"),
+        ([GOOD | {"phrase": ["ball"]}], "nobody asked"),
     ],
 )
 def test_detections_that_are_none(told, word):
