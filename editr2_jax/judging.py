@@ -14,7 +14,6 @@ from etils import epath
 from flax import nnx
 
 from editr2_jax.assemble import choose, settings
-from editr2_jax.data import images
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.porting import dinov3_weights
 from editr2_jax.rewards.base import FeatureExtractor, Features, QuestionAnswerer, Reward, TokenExtractor
@@ -23,7 +22,7 @@ from editr2_jax.rewards.compat.edit_r2_if import EDIT_R2
 from editr2_jax.rewards.compat.edival_if import EDIVAL
 from editr2_jax.rewards.compat.instruction_following import CompatInstructionFollowing
 from editr2_jax.rewards.compat.prefix_judge import CompatPrefixJudge
-from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
+from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig, at_size
 from editr2_jax.rewards.global_awareness import GlobalAwareness, GlobalAwarenessConfig
 from editr2_jax.rewards.instruction_following import InstructionFollowing, InstructionFollowingConfig
 from editr2_jax.rewards.suite import Suite
@@ -53,9 +52,9 @@ class VitFeatures:
         self._features = jax.jit(lambda state, picture: nnx.merge(graph, state).picture_features(picture))
 
     def embed(self, pictures: Sequence[np.ndarray]) -> Features:
-        """Pictures of any size, resized to the smallest square the ViT works at; `cls` is the mean over patches (SigLIP has none)."""
+        """Pictures of any size, resized to one square, nothing cut off; `cls` is the mean over patches (SigLIP has none)."""
         side = self._config.vit.patch * min(self._config.vit_side, 16)
-        same = np.stack([images.fit(picture, (side, side)) for picture in pictures])
+        same = np.stack([at_size(picture, (side, side)) for picture in pictures])
         rows = 1 << (len(same) - 1).bit_length()  # few compiled sizes
         padded = np.concatenate([same, np.repeat(same[-1:], rows - len(same), axis=0)])
         patches = np.asarray(self._features(self._state, padded), np.float32)[: len(same)]

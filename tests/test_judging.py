@@ -1,0 +1,50 @@
+"""The rewards of a config: the checkpoint's own ViT as CC's eyes."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from editr2_jax import judging
+from editr2_jax.rewards import content_consistency as cc
+
+PATCH, GRID = 4, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Vit:
+    patch: int = PATCH
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    vit: Vit = Vit()
+    vit_side: int = GRID
+
+
+class Colours(nnx.Module):
+    """A model whose features of a patch are its mean colour."""
+
+    def __init__(self):
+        self.config = Sizes()
+        self.one = nnx.Param(jnp.ones(()))
+
+    def picture_features(self, pictures):
+        rows = pictures.shape[0]
+        return self.one[...] * pictures.reshape(rows, GRID, PATCH, GRID, PATCH, 3).astype(jnp.float32).mean(axis=(2, 4))
+
+
+@pytest.mark.parametrize("shape", [(12, 36), (36, 12), (12, 12)])
+def test_the_patches_of_a_checkpoint_s_own_vit_cover_the_whole_picture(shape):
+    """As CC's masks do, which are told in shares of the picture."""
+    height, width = shape
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:, : width // 3, 0] = picture[: height // 3, :, 1] = 240
+    patches = judging.VitFeatures(Colours()).embed([picture]).patches[0]
+    assert patches.shape == (GRID, GRID, 3)
+    np.testing.assert_allclose(patches[:, 0, 0], 240, atol=20)
+    np.testing.assert_allclose(patches[0, :, 1], 240, atol=20)
+    outside = cc.background_weights([(0.0, 0.0, 1 / 3, 1.0), (0.0, 0.0, 1.0, 1 / 3)], (GRID, GRID), floor=0.5) > 0
+    assert outside.sum() == 4 and patches[outside].max() < 20
