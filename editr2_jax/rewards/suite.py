@@ -261,6 +261,10 @@ def _share(failed: Sequence[tuple[str, Verdict]], applicable: int) -> float:
 
 def _per_subset(weights: Mapping, names: Sequence[str]) -> dict[str, dict[str, float]]:
     nested = bool(weights) and all(isinstance(value, Mapping) for value in weights.values())
+    if not weights:
+        raise ValueError(
+            f"Suite weights: none of {', '.join(names)} has a weight, so no turn would have a reward; give rewards.weights one."
+        )
     table = {subset: dict(weights.get(subset, {}) if nested else weights) for subset in SUBSETS}
     unknown = set(weights) - set(SUBSETS) if nested else set()
     if unknown:

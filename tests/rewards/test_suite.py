@@ -216,6 +216,8 @@ def test_weights_may_differ_by_subset_and_wrong_names_are_refused():
         assert np.isnan(judged.score(batch(subset="understanding")).combined).all()
     with pytest.raises(ValueError, match="no reward is called ga"):
         suite.Suite(rewards)
+    with pytest.raises(ValueError, match="none of if, cc has a weight, so no turn would have a reward"):
+        suite.Suite(rewards, {})
     with pytest.raises(ValueError, match="unknown subset"):
         suite.Suite(rewards, {"plane": {"if": 1.0}})
 
