@@ -96,9 +96,9 @@ class VerdictStore:
             "status": verdict.status.value,
             "detail": verdict.detail,
         }
-        line = json.dumps(record, ensure_ascii=False, default=_plain) + "\n"
+        line = (json.dumps(record, ensure_ascii=False, default=_plain) + "\n").encode(errors="replace")  # a judge may say half an emoji
         with self._lock:
-            self._file.write(line.encode())
+            self._file.write(line)
             self._file.flush()
             self._written += 1
             mine = self._written

@@ -105,6 +105,19 @@ def test_a_changed_prompt_finds_no_verdict_of_the_old_one(tmp_path, monkeypatch)
     assert judged(tmp_path, no) == ([0, 0, 1], pytest.approx(1 / 3)), "CC asks nobody"
 
 
+def test_half_an_emoji_does_not_stop_a_run(tmp_path):
+    """JSON may hold one, UTF-8 cannot: a judge's answer that was cut in the middle of an escape."""
+    reason = json.loads(r'"done \ud83d"')
+    good = json.dumps({"reason": reason, "turns": [{"edit": True, "rule": True}], "first_failed_turn": 0})
+    reward = global_awareness.GlobalAwareness(fakes.Answerer({"prefix": good}))
+    turn = fakes.episode([fakes.turn()], (1, 2), "memory")
+    with store(tmp_path) as kept, suite.Suite([reward], {"ga": 1.0}, store=kept) as asked:
+        used = asked.score([[turn]]).verdicts["ga"][0][0]
+    assert used.value == 1 and used.detail["reasons"] == ["done ?"]
+    with store(tmp_path) as again:
+        assert repr(again.get(again.key(reward, turn))) == repr(used) and again.unreadable == 0
+
+
 WHOLE = b'{"key": "c", "step": 0, "reward": "if", "value": 1.0, "status": "ok", "detail": {}}'  # but for its end
 
 
