@@ -107,17 +107,19 @@ class _Case:
     def read(self, picture: np.ndarray, carrier: str) -> list[list[str]]:
         """Texts on the carrier ("" for the whole picture), once per vote."""
         question = Question("read_text", {"carrier": carrier}, language=self.config.language)
-        self.detail["prompt"] = question.prompt_hash()
         ask = functools.partial(self._answerer.ask, (picture,))
-        return questions.votes(ask, question, count=self.config.votes, parse=questions.texts_of)
+        texts = questions.votes(ask, question, count=self.config.votes, parse=questions.texts_of)
+        self.detail |= {"prompt": question.prompt_hash(), f"texts_{'input' if picture is self.input else 'output'}": texts}
+        return texts
 
-    def reference_boxes(self, name: str) -> list[Detection]:
+    def reference_boxes(self, name: str, added: Sequence[Detection]) -> list[Detection]:
         """Boxes of an add's reference: from the output, or from the latest picture before it that shows the object.
 
-        After "remove A, add B beside A" the reference is gone on purpose; its place is where it was last seen.
+        What was added is no reference, though its name may fit ("a red ball beside the ball"). After "remove A, add B beside A" the
+        reference is gone on purpose; its place is where it was last seen.
         """
         for back, picture in enumerate(reversed(self.episode.pictures)):
-            found = self.find(picture, name)
+            found = [d for d in self.find(picture, name) if back or not any(_same_object(d, one) for one in added)]
             if found:
                 self.detail["reference_seen_turns_ago"] = back
                 return found
@@ -132,8 +134,8 @@ def _add(case: _Case, edit: Edit) -> float:
     if not new:
         return 0.0
     if edit.reference:
-        references = case.reference_boxes(edit.reference)
-        placed = any(_displacement(d, other, edit.place) > settings.displacement for d in new for other in references if other is not d)
+        references = case.reference_boxes(edit.reference, new)
+        placed = any(_displacement(d, other, edit.place) > settings.displacement for d in new for other in references)
         case.detail["placed"] = placed
         if not placed:
             return 0.0
@@ -183,6 +185,7 @@ def _text(case: _Case, edit: Edit) -> float:
             scores.append(gone and questions.says(texts_after, edit.new) > 0)
         else:  # added: once more than before
             scores.append(questions.says(texts_after, edit.new) > questions.says(texts_before, edit.new))
+    case.detail["votes_read_text"] = scores
     return float(np.mean(scores))
 
 
