@@ -100,7 +100,7 @@ def suite(
     }
     features = {
         "tabletop": perception.TabletopFeatures,
-        "vit": lambda: VitFeatures(whole()),
+        "vit": lambda: _own_vit(config, whole),
         "dinov3": lambda: dinov3(rewards.dinov3),
         "dinov3_torch": lambda: dinov3_torch(rewards.dinov3),
         "http": lambda: one("features", lambda: _behind_http(RemoteFeatures, RemoteFeaturesConfig, rewards.features_http)),
@@ -130,6 +130,16 @@ def suite(
     weights = {name: weight for name, weight in rewards.weights.items() if name in names}
     limits = {"workers": rewards.workers, "max_error_share": rewards.max_error_share}
     return Suite(used, weights, **limits, store=store, services=services)
+
+
+def _own_vit(config, whole: Callable[[], Bagel]) -> VitFeatures:
+    """The checkpoint's own ViT, where it stays as it is: pictures before and after training are measured alike."""
+    if config.train == "full" and "vit" in config.parts:
+        raise ValueError(
+            "rewards.features='vit' looks through the ViT that parts names to be trained, so CC would move with it; "
+            "take 'vit' out of parts, or other features (dinov3, http)."
+        )
+    return VitFeatures(whole())
 
 
 def _published(config, detector, eye, answerer, votes: int) -> dict[str, Callable[[], Reward]]:

@@ -80,7 +80,7 @@ def edit_r2() -> ConfigDict:
                 "use": ("if", "cc", "ga"),
                 "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4, "trajectory_grade": 1.0},  # of those in use
                 "detector": "tabletop",  # or "grounding_dino"; "http": a server; or "none": the whole picture counts as background
-                "features": "tabletop",  # or "dinov3", in JAX; "dinov3_torch"; "http": a server; or "vit": the checkpoint's own
+                "features": "tabletop",  # or "dinov3", in JAX; "dinov3_torch"; "http": a server; or "vit": the checkpoint's own, untrained
                 "grounding_dino": {"folder": "", "device": "cpu", "threshold": 0.25},  # boxes at or below it are not even looked at
                 "dinov3": {"folder": "", "device": "cpu", "size": 0},  # of PyTorch alone, the device; side of the picture, 0: the folder's
                 "answerer": "tabletop",  # or "vlm": the model of the section below

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from editr2_jax import judging
+from editr2_jax import judging, presets
 from editr2_jax.rewards import content_consistency as cc
 
 PATCH, GRID = 4, 3
@@ -48,3 +48,14 @@ def test_the_patches_of_a_checkpoint_s_own_vit_cover_the_whole_picture(shape):
     np.testing.assert_allclose(patches[0, :, 1], 240, atol=20)
     outside = cc.background_weights([(0.0, 0.0, 1 / 3, 1.0), (0.0, 0.0, 1.0, 1 / 3)], (GRID, GRID), floor=0.5) > 0
     assert outside.sum() == 4 and patches[outside].max() < 20
+
+
+def test_a_vit_that_learns_is_no_judge():
+    """Its features would change under the reward, and its weights are given away to the update that makes the next ones."""
+    config = presets.edit_r2()
+    config.rewards.update(use=("cc",), features="vit", detector="none")
+    config.train = "full"
+    judging.suite(config, Colours).close()
+    config.parts = ("decoder", "latent", "vit")
+    with pytest.raises(ValueError, match=r"rewards\.features='vit' .* parts .*take 'vit' out of parts"):
+        judging.suite(config, Colours)
