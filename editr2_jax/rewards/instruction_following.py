@@ -8,7 +8,7 @@ Input is the previous output, not the source. The rules are Edit-R2's (EdiVal's,
   text         as whole words; an added text must not have been there before, a replaced one must be gone
   position     best-score boxes, not the first listed
   count        from a baseline in the input: an input that already shows K leaves nothing to measure
-  background   the objects that must stay are checked, from the annotation
+  background   the objects that must stay are checked: those of the annotation, and all that the instruction names to be kept
 An object that the input does not show, because an earlier turn failed, scores 0. Detectors run once, votes repeat the question only.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from editr2_jax.data import instruction_grammar
 from editr2_jax.data.instruction_grammar import Edit
-from editr2_jax.records import FREE_FORM, Episode, Status, Verdict
+from editr2_jax.records import FREE_FORM, Episode, Status, Turn, Verdict
 from editr2_jax.rewards import base, questions
 from editr2_jax.rewards.base import Detection, Detector, QuestionAnswerer
 from editr2_jax.rewards.questions import Question
@@ -209,12 +209,19 @@ def _count(case: _Case, edit: Edit) -> float | None:
 def _background(case: _Case, edit: Edit) -> float:
     threshold, largest = case.config.keep_threshold, case.config.largest_kept
     lost = []
-    for name in case.turn.available_objects:
+    for name in _to_stay(case.turn):
         before, after = (case.find(picture, name, threshold) for picture in (case.input, case.output))
         if before and not any(d.box[2] - d.box[0] <= largest or d.box[3] - d.box[1] <= largest for d in after):
             lost.append(name)
     case.detail["lost"] = lost
     return 0.0 if lost else case.ask("background", (case.output,), value=edit.value)
+
+
+def _to_stay(turn: Turn) -> tuple[str, ...]:
+    """Names of what a change of the background must leave. The annotation's pool drops what earlier turns added or renamed, which the
+    instruction may still name; of its words only names of objects count ("keep them" is none)."""
+    named = (name for name in instruction_grammar.kept(turn.instruction) if name in turn.all_objects)
+    return tuple(dict.fromkeys((*turn.available_objects, *named)))
 
 
 _RULES: dict[str, Callable[[_Case, Edit], float | None]] = {

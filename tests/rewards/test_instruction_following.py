@@ -136,6 +136,17 @@ def test_every_place_is_its_own(place, right, box):
     assert verdict.value == (box == right)
 
 
+def test_a_background_keeps_what_the_instruction_names_too():
+    """An object that an earlier turn added is no part of the annotation's pool any more."""
+    said = "Change the background to snow, remain the red box, blue ball, keep them unchanged"
+    names = {"available_objects": ("red box",), "all_objects": ("red box", "blue ball", "cat")}
+    before = BOX | found(blue_ball=[RIGHT], cat=[LEFT], keep_them=[LEFT])
+    for after, lost in ((BOX | found(blue_ball=[RIGHT]), []), (BOX, ["blue ball"]), (found(blue_ball=[RIGHT]), ["red box"])):
+        verdict = judge(*BACKGROUND, before, after, {"background": "yes"}, instruction=said, **names)
+        assert (verdict.value, verdict.detail["lost"]) == (not lost, lost)
+    assert judge(*BACKGROUND, before, BOX, {"background": "yes"}, instruction="Change the background to snow", **names).value == 1
+
+
 def test_a_count_that_is_there_already_is_nothing_to_measure():
     two = found(red_box=[LEFT, RIGHT])
     assert judge(*COUNT, two, two).status is Status.UNMEASURABLE
