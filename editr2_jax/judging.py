@@ -128,7 +128,7 @@ def suite(
     used = used if watch is None else [watch.reward(reward) for reward in used]
     names = [reward.name for reward in used]
     weights = {name: weight for name, weight in rewards.weights.items() if name in names}
-    limits = {"workers": rewards.workers, "max_error_share": rewards.max_error_share}
+    limits = {name: rewards[name] for name in ("workers", "max_error_share", "min_valid_weight")}
     return Suite(used, weights, **limits, store=store, services=services)
 
 

@@ -109,7 +109,8 @@ def edit_r2() -> ConfigDict:
                 },
                 "inset": 0.2,  # of a box's side, cut off once the background may change; the reference has 0
                 "workers": 2,
-                "max_error_share": 0.05,
+                "max_error_share": 0.05,  # of a step's or an evaluation's verdicts: above it the run stops
+                "min_valid_weight": 0.0,  # share of the weight that applies to a turn which must have a score, else the turn is masked
             },
             "advantage": _section(AdvantageConfig),
             "objective": {"image": _objective("image", ImageObjectiveConfig), "intent": _objective("intent", IntentObjectiveConfig)},

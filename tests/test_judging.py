@@ -1,6 +1,7 @@
 """The rewards of a config: the checkpoint's own ViT as CC's eyes."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from flax import nnx
 
 from editr2_jax import judging, presets
+from editr2_jax.records import Episode, Session, Status, Turn, Verdict
 from editr2_jax.rewards import content_consistency as cc
 
 PATCH, GRID = 4, 3
@@ -59,3 +61,24 @@ def test_a_vit_that_learns_is_no_judge():
     config.parts = ("decoder", "latent", "vit")
     with pytest.raises(ValueError, match=r"rewards\.features='vit' .* parts .*take 'vit' out of parts"):
         judging.suite(config, Colours)
+
+
+class Fixed:
+    def __init__(self, name, value):
+        self.name, self.value = name, value
+
+    def score(self, episode):
+        return Verdict(value=self.value, status=Status.UNMEASURABLE if math.isnan(self.value) else Status.OK)
+
+
+@pytest.mark.parametrize(("least", "reward"), [(0.0, 0.5), (0.3, 0.5), (0.31, math.nan)])
+def test_a_turn_may_want_a_share_of_its_weight_to_be_seen(least, reward):
+    """IF weighs 0.3 of 1, and what weighs the rest cannot be measured."""
+    config = presets.edit_r2()
+    with config.rewards.unlocked():
+        config.rewards.update(use=(), min_valid_weight=least, weights={"if": 0.3, "seen": 0.7})
+    names = {"unchanged_objects": (), "available_objects": (), "all_objects": (), "bg_consistency": True}
+    turn = Turn(instruction="", formatted_instruction="", task_type="subject_add", **names)
+    episode = Episode(session=Session(id="s", image="", turns=(turn,)), pictures=(np.zeros((4, 4, 3), np.uint8),) * 2)
+    with judging.suite(config, Colours, more=(Fixed("if", 0.5), Fixed("seen", math.nan))) as suite:
+        np.testing.assert_array_equal(suite.score([[episode]]).combined, [[np.float32(reward)]])
