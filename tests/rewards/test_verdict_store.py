@@ -118,6 +118,18 @@ def test_half_an_emoji_does_not_stop_a_run(tmp_path):
         assert repr(again.get(again.key(reward, turn))) == repr(used) and again.unreadable == 0
 
 
+def test_a_full_disk_names_the_file_and_ends_the_asking(tmp_path):
+    """No verdict is used that was not written down."""
+    with suite.Suite([fakes.FixedReward("if")], {"if": 1.0}, store=(kept := store(tmp_path))) as asked:
+        kept._file.close()
+        kept._file = open("/dev/full", "ab")
+        with pytest.raises(OSError, match=r"No space left.*0\.jsonl"):
+            asked.score([[episode()]])
+    with pytest.raises(OSError):
+        kept.close()
+    assert not (tmp_path / "0.jsonl").read_bytes()
+
+
 WHOLE = b'{"key": "c", "step": 0, "reward": "if", "value": 1.0, "status": "ok", "detail": {}}'  # but for its end
 
 
