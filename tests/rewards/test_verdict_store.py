@@ -274,18 +274,28 @@ def test_rollouts_that_look_alike_are_asked_about_once_at_a_time(tmp_path):
     """Members of a group whose pictures are the same while the judge still thinks; its failure is everybody's."""
 
     class Slow(Counting):
+        answers = threading.Event()
+
         def score(self, episode):
-            time.sleep(0.2)
+            assert self.answers.wait(60)
             return super().score(episode)
 
-    twins, slow = [[fakes.episode([fakes.turn()], [0, 1])] * 4], Slow("if", default=0.75)
+    def scored(judged, reward):
+        reward.answers.clear()
+        pending = judged.submit([fakes.episode([fakes.turn()], [0, 1])] * 4)
+        while len(pending.stored) < 4:  # each has looked whether somebody asks
+            time.sleep(0.005)
+        reward.answers.set()
+        return judged.collect([pending])
+
+    slow = Slow("if", default=0.75)
     with store(tmp_path) as kept, suite.Suite([slow], {"if": 1.0}, store=kept, max_error_share=1.0) as judged:
-        scores = judged.score(twins)
+        scores = scored(judged, slow)
         assert slow.asked.total() == 1 and scores.stored_share == 0.75 and (scores.combined == 0.75).all()
     broken = Slow("cc", default=ConnectionError("down"))
     with store(tmp_path / "broken") as kept, suite.Suite([broken], {"cc": 1.0}, store=kept, max_error_share=1.0) as judged:
-        assert np.isnan(judged.score(twins).combined).all() and broken.asked.total() == 1
-        assert np.isnan(judged.score(twins).combined).all() and broken.asked.total() == 2
+        assert np.isnan(scored(judged, broken).combined).all() and broken.asked.total() == 1
+        assert np.isnan(scored(judged, broken).combined).all() and broken.asked.total() == 2
 
 
 def test_without_a_store_nothing_is_kept():
