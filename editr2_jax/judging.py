@@ -14,7 +14,6 @@ from etils import epath
 from flax import nnx
 
 from editr2_jax.assemble import choose, settings
-from editr2_jax.data import images
 from editr2_jax.models.bagel.bagel import Bagel
 from editr2_jax.porting import dinov3_weights
 from editr2_jax.rewards.base import FeatureExtractor, Features, QuestionAnswerer, Reward, TokenExtractor
@@ -23,7 +22,7 @@ from editr2_jax.rewards.compat.edit_r2_if import EDIT_R2
 from editr2_jax.rewards.compat.edival_if import EDIVAL
 from editr2_jax.rewards.compat.instruction_following import CompatInstructionFollowing
 from editr2_jax.rewards.compat.prefix_judge import CompatPrefixJudge
-from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig
+from editr2_jax.rewards.content_consistency import ContentConsistency, ContentConsistencyConfig, at_size
 from editr2_jax.rewards.global_awareness import GlobalAwareness, GlobalAwarenessConfig
 from editr2_jax.rewards.instruction_following import InstructionFollowing, InstructionFollowingConfig
 from editr2_jax.rewards.suite import Suite
@@ -53,9 +52,9 @@ class VitFeatures:
         self._features = jax.jit(lambda state, picture: nnx.merge(graph, state).picture_features(picture))
 
     def embed(self, pictures: Sequence[np.ndarray]) -> Features:
-        """Pictures of any size, resized to the smallest square the ViT works at; `cls` is the mean over patches (SigLIP has none)."""
+        """Pictures of any size, resized to one square, nothing cut off; `cls` is the mean over patches (SigLIP has none)."""
         side = self._config.vit.patch * min(self._config.vit_side, 16)
-        same = np.stack([images.fit(picture, (side, side)) for picture in pictures])
+        same = np.stack([at_size(picture, (side, side)) for picture in pictures])
         rows = 1 << (len(same) - 1).bit_length()  # few compiled sizes
         padded = np.concatenate([same, np.repeat(same[-1:], rows - len(same), axis=0)])
         patches = np.asarray(self._features(self._state, padded), np.float32)[: len(same)]
@@ -101,7 +100,7 @@ def suite(
     }
     features = {
         "tabletop": perception.TabletopFeatures,
-        "vit": lambda: VitFeatures(whole()),
+        "vit": lambda: _own_vit(config, whole),
         "dinov3": lambda: dinov3(rewards.dinov3),
         "dinov3_torch": lambda: dinov3_torch(rewards.dinov3),
         "http": lambda: one("features", lambda: _behind_http(RemoteFeatures, RemoteFeaturesConfig, rewards.features_http)),
@@ -129,8 +128,18 @@ def suite(
     used = used if watch is None else [watch.reward(reward) for reward in used]
     names = [reward.name for reward in used]
     weights = {name: weight for name, weight in rewards.weights.items() if name in names}
-    limits = {"workers": rewards.workers, "max_error_share": rewards.max_error_share}
+    limits = {name: rewards[name] for name in ("workers", "max_error_share", "min_valid_weight")}
     return Suite(used, weights, **limits, store=store, services=services)
+
+
+def _own_vit(config, whole: Callable[[], Bagel]) -> VitFeatures:
+    """The checkpoint's own ViT, where it stays as it is: pictures before and after training are measured alike."""
+    if config.train == "full" and "vit" in config.parts:
+        raise ValueError(
+            "rewards.features='vit' looks through the ViT that parts names to be trained, so CC would move with it; "
+            "take 'vit' out of parts, or other features (dinov3, http)."
+        )
+    return VitFeatures(whole())
 
 
 def _published(config, detector, eye, answerer, votes: int) -> dict[str, Callable[[], Reward]]:

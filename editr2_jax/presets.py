@@ -81,7 +81,7 @@ def edit_r2() -> ConfigDict:
                 "use": ("if", "cc", "ga"),
                 "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4, "trajectory_grade": 1.0},  # of those in use
                 "detector": "tabletop",  # or "grounding_dino"; "http": a server; or "none": the whole picture counts as background
-                "features": "tabletop",  # or "dinov3", in JAX; "dinov3_torch"; "http": a server; or "vit": the checkpoint's own
+                "features": "tabletop",  # or "dinov3", in JAX; "dinov3_torch"; "http": a server; or "vit": the checkpoint's own, untrained
                 "grounding_dino": {"folder": "", "device": "cpu", "threshold": 0.25},  # boxes at or below it are not even looked at
                 "dinov3": {"folder": "", "device": "cpu", "size": 0},  # of PyTorch alone, the device; side of the picture, 0: the folder's
                 "answerer": "tabletop",  # or "vlm": the model of the section below
@@ -110,7 +110,8 @@ def edit_r2() -> ConfigDict:
                 },
                 "inset": 0.2,  # of a box's side, cut off once the background may change; the reference has 0
                 "workers": 2,
-                "max_error_share": 0.05,
+                "max_error_share": 0.05,  # of a step's or an evaluation's verdicts: above it the run stops
+                "min_valid_weight": 0.0,  # share of the weight that applies to a turn which must have a score, else the turn is masked
             },
             "advantage": _section(AdvantageConfig),
             "objective": {"image": _objective("image", ImageObjectiveConfig), "intent": _objective("intent", IntentObjectiveConfig)},

@@ -52,6 +52,7 @@ _PATTERNS: dict[str, tuple[str, ...]] = {  # {slot} stands for the text of a slo
     "background_change": ("Change the background to [{value}]",),
 }
 _SLOT_SYNTAX = {"place": "|".join(PLACES), "count": r"[0-9]{1,4}"}
+_KEEPING = re.compile(r", remain the (.+) unchanged\s*$")  # of background edits, in the natural form alone
 _MAY_BE_EMPTY = {("text_change", "old")}  # the text that was there may be unreadable
 
 
@@ -112,6 +113,12 @@ def formatted(edit: Edit) -> str:
 def natural(edit: Edit) -> str:
     """The sentence as a person writes it: the same words without brackets."""
     return _pattern_of(edit).replace("[", "").replace("]", "").format_map(_slots(edit))
+
+
+def kept(instruction: str) -> tuple[str, ...]:
+    """What a natural instruction names to be kept: "..., remain the X, Y unchanged"; () where it names nothing."""
+    found = _KEEPING.search(instruction)
+    return tuple(name.strip() for name in found[1].split(",") if name.strip()) if found else ()
 
 
 def _slots(edit: Edit) -> dict[str, str]:

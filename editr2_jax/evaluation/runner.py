@@ -17,7 +17,7 @@ from jaxtyping import Float
 from editr2_jax.data.pipeline import Batch
 from editr2_jax.evaluation import pictures, tables
 from editr2_jax.records import Sample
-from editr2_jax.rewards.panel import Panel
+from editr2_jax.rewards.panel import Asked, Panel
 from editr2_jax.rewards.suite import Pending, Scores, Suite
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.collect import Rollout
@@ -83,8 +83,8 @@ def play(
         shown += [(batch.samples[i], rollout.pictures[i], rollout.intents[i]) for i in mine]
         done += batch.real
         progress(done)
-    for rollout, turns, real in waiting:
-        scores = panel.collect(rollout.samples[:real], turns, rollout.here[:real])
+    asked = [Asked(rollout.samples[:real], turns, rollout.here[:real]) for rollout, turns, real in waiting]
+    for (rollout, _, real), scores in zip(waiting, panel.collect(asked), strict=True):
         records += score_records(rollout, scores, moved(rollout, real, hosts))
     return Outcome(records=records, shown=shown)
 

@@ -8,7 +8,7 @@ Input is the previous output, not the source. The rules are Edit-R2's (EdiVal's,
   text         as whole words; an added text must not have been there before, a replaced one must be gone
   position     best-score boxes, not the first listed
   count        from a baseline in the input: an input that already shows K leaves nothing to measure
-  background   the objects that must stay are checked, from the annotation
+  background   the objects that must stay are checked: those of the annotation, and all that the instruction names to be kept
 An object that the input does not show, because an earlier turn failed, scores 0. Detectors run once, votes repeat the question only.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from editr2_jax.data import instruction_grammar
 from editr2_jax.data.instruction_grammar import Edit
-from editr2_jax.records import FREE_FORM, Episode, Status, Verdict
+from editr2_jax.records import FREE_FORM, Episode, Status, Turn, Verdict
 from editr2_jax.rewards import base, questions
 from editr2_jax.rewards.base import Detection, Detector, QuestionAnswerer
 from editr2_jax.rewards.questions import Question
@@ -107,17 +107,19 @@ class _Case:
     def read(self, picture: np.ndarray, carrier: str) -> list[list[str]]:
         """Texts on the carrier ("" for the whole picture), once per vote."""
         question = Question("read_text", {"carrier": carrier}, language=self.config.language)
-        self.detail["prompt"] = question.prompt_hash()
         ask = functools.partial(self._answerer.ask, (picture,))
-        return questions.votes(ask, question, count=self.config.votes, parse=questions.texts_of)
+        texts = questions.votes(ask, question, count=self.config.votes, parse=questions.texts_of)
+        self.detail |= {"prompt": question.prompt_hash(), f"texts_{'input' if picture is self.input else 'output'}": texts}
+        return texts
 
-    def reference_boxes(self, name: str) -> list[Detection]:
+    def reference_boxes(self, name: str, added: Sequence[Detection]) -> list[Detection]:
         """Boxes of an add's reference: from the output, or from the latest picture before it that shows the object.
 
-        After "remove A, add B beside A" the reference is gone on purpose; its place is where it was last seen.
+        What was added is no reference, though its name may fit ("a red ball beside the ball"). After "remove A, add B beside A" the
+        reference is gone on purpose; its place is where it was last seen.
         """
         for back, picture in enumerate(reversed(self.episode.pictures)):
-            found = self.find(picture, name)
+            found = [d for d in self.find(picture, name) if back or not any(_same_object(d, one) for one in added)]
             if found:
                 self.detail["reference_seen_turns_ago"] = back
                 return found
@@ -132,8 +134,8 @@ def _add(case: _Case, edit: Edit) -> float:
     if not new:
         return 0.0
     if edit.reference:
-        references = case.reference_boxes(edit.reference)
-        placed = any(_displacement(d, other, edit.place) > settings.displacement for d in new for other in references if other is not d)
+        references = case.reference_boxes(edit.reference, new)
+        placed = any(_displacement(d, other, edit.place) > settings.displacement for d in new for other in references)
         case.detail["placed"] = placed
         if not placed:
             return 0.0
@@ -183,6 +185,7 @@ def _text(case: _Case, edit: Edit) -> float:
             scores.append(gone and questions.says(texts_after, edit.new) > 0)
         else:  # added: once more than before
             scores.append(questions.says(texts_after, edit.new) > questions.says(texts_before, edit.new))
+    case.detail["votes_read_text"] = scores
     return float(np.mean(scores))
 
 
@@ -206,12 +209,19 @@ def _count(case: _Case, edit: Edit) -> float | None:
 def _background(case: _Case, edit: Edit) -> float:
     threshold, largest = case.config.keep_threshold, case.config.largest_kept
     lost = []
-    for name in case.turn.available_objects:
+    for name in _to_stay(case.turn):
         before, after = (case.find(picture, name, threshold) for picture in (case.input, case.output))
         if before and not any(d.box[2] - d.box[0] <= largest or d.box[3] - d.box[1] <= largest for d in after):
             lost.append(name)
     case.detail["lost"] = lost
     return 0.0 if lost else case.ask("background", (case.output,), value=edit.value)
+
+
+def _to_stay(turn: Turn) -> tuple[str, ...]:
+    """Names of what a change of the background must leave. The annotation's pool drops what earlier turns added or renamed, which the
+    instruction may still name; of its words only names of objects count ("keep them" is none)."""
+    named = (name for name in instruction_grammar.kept(turn.instruction) if name in turn.all_objects)
+    return tuple(dict.fromkeys((*turn.available_objects, *named)))
 
 
 _RULES: dict[str, Callable[[_Case, Edit], float | None]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from editr2_jax.records import Episode, Sample, Status, Verdict
 from editr2_jax.rewards.suite import Pending, Scores, Suite
@@ -25,6 +25,14 @@ class Exchange(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """What was asked about a batch of B rollouts."""
+
+    samples: Sequence[Sample]  # all B
+    pending: Sequence[Pending]  # T turns of those that lie here
+    here: Sequence[bool]  # which of the B those are
+
+
 class Panel:
     """A suite, and how its verdicts reach the other hosts."""
 
@@ -35,21 +43,19 @@ class Panel:
         """Starts scoring the latest turn of the rollouts that lie here; None stands for those that lie elsewhere."""
         return self.suite.submit([episode for episode in episodes if episode is not None])
 
-    def collect(self, samples: Sequence[Sample], pending: Sequence[Pending], here: Sequence[bool]) -> Scores:
-        """Waits for T turns of B rollouts. Raises TooManyErrors, on all hosts, above the suite's limit.
+    def collect(self, batches: Sequence[Asked]) -> list[Scores]:
+        """Waits for all that was asked about some batches. Raises TooManyErrors, on all hosts, above the suite's limit for all together."""
+        return self.suite.collect_all([self._everywhere(batch) for batch in batches])
 
-        Args:
-            samples: all B of them.
-            pending: of the rollouts that lie here.
-            here: which of the B those are.
-        """
+    def _everywhere(self, batch: Asked) -> Sequence[Pending]:
+        """The turns of all B rollouts, wherever they lie."""
         if self._hosts is None:
-            return self.suite.collect(pending)
-        rows = [row for row, mine in enumerate(here) if mine]
-        verdicts = {name: [[_told(future.result()) for future in turn.futures[name]] for turn in pending] for name in self.suite.names}
-        known = [[bool(stored) for stored in turn.stored] for turn in pending]
+            return batch.pending
+        rows, names = [row for row, mine in enumerate(batch.here) if mine], self.suite.names
+        verdicts = {name: [[_told(future.result()) for future in turn.futures[name]] for turn in batch.pending] for name in names}
+        known = [[bool(stored) for stored in turn.stored] for turn in batch.pending]
         everyone = [json.loads(text) for text in self._hosts.gather_text(json.dumps({"rows": rows, "verdicts": verdicts, "stored": known}))]
-        return self.suite.collect([_whole(samples, everyone, turn, self.suite.names) for turn in range(len(pending))])
+        return [_whole(batch.samples, everyone, turn, names) for turn in range(len(batch.pending))]
 
 
 def _whole(samples: Sequence[Sample], everyone: Sequence[dict[str, Any]], turn: int, names: Sequence[str]) -> Pending:

@@ -20,7 +20,7 @@ from editr2_jax.rewards.compat import prompts
 
 T = TypeVar("T")
 
-PROMPT_VERSION = "1"  # raise it with every change of wording: scores of two wordings are not comparable
+PROMPT_VERSION = "2"  # raise it with every change of wording: scores of two wordings are not comparable
 
 _YES_NO = "Answer with exactly one word: yes or no."
 _TWO = "The first picture was taken before an edit, the second after it."
@@ -31,9 +31,10 @@ _PREFIX_ANSWER = (
 )
 _PREFIX_RULES = {
     "memory": (
-        "The first instruction also states a standing rule. 'edit' is true if the edit itself was carried out. 'rule' is true if the rule "
-        "holds on the objects that this edit added or changed and did not spread to other objects; a global tint does not satisfy a colour "
-        "rule. Edits that remove or move something or change the background cannot break the rule: their 'rule' is true."
+        "The first instruction also states a standing rule, which binds every edit from edit 1 on. 'edit' is true if the edit itself was "
+        "carried out. 'rule' is true if the rule holds on the objects that this edit added or changed and did not spread to other "
+        "objects; a global tint does not satisfy a colour rule. Edits that remove or move something or change the background cannot "
+        "break the rule: their 'rule' is true."
     ),
     "understanding": (
         "Later instructions use pronouns; the bracketed form beside each one names the object that is meant. 'rule' is true if the "
@@ -42,7 +43,9 @@ _PREFIX_RULES = {
     "plain": "'edit' is true if the edit was carried out; 'rule' is always true.",
 }
 _GRADES_RULES = {
-    "memory": "The first instruction also states a standing rule: an edit that breaks it gets 2 at most.",
+    "memory": (
+        "The first instruction also states a standing rule, which binds every edit from edit 1 on: an edit that breaks it gets 2 at most."
+    ),
     "understanding": "Later instructions use pronouns; the bracketed form names the object that is meant: an edit of another one gets 1.",
     "plain": "",
 }
@@ -194,9 +197,10 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 
 def yes_or_no(answer: str) -> bool:
-    """Reads a decision: `yes` or `no` alone, or first and followed by punctuation with the opposite word nowhere after it."""
+    """Reads a decision: `yes` or `no` alone, or first and followed by punctuation, Chinese or other, with the opposite word nowhere after
+    it."""
     text = answer.strip().strip("\"'*`").lower()
-    match = re.match(r"(yes|no)\b[\"'*`]*(?:[.,:;!\n]|$)", text)
+    match = re.match(r"(yes|no)\b[\"'*`]*(?:[.,:;!。，：；！\n]|$)", text)
     if match is None:
         raise JudgeFormatError(f"Wanted yes or no, got {_short(answer)}.")
     decision = match.group(1)
@@ -295,7 +299,7 @@ def json_object(answer: str) -> dict[str, Any]:
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
     try:
         found = json.loads(fenced.group(1) if fenced else text, object_pairs_hook=_without_repeats)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter where brackets are opened a thousand times
         raise JudgeFormatError(f"Wanted one JSON object and nothing else ({error}): {_short(answer)}.") from error
     if not isinstance(found, dict):
         raise JudgeFormatError(f"Wanted a JSON object: {_short(answer)}.")

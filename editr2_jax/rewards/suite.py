@@ -1,7 +1,7 @@
 """Runs rewards side by side in threads and puts their verdicts together.
 
     pending = [suite.submit(episodes after turn t) for t in ...]   # the judges look at turn t while turn t + 1 is drawn
-    scores = suite.collect(pending)
+    scores = suite.collect(pending)                               # or, of all batches of a step: suite.collect_all(batches)
 
     combined = sum of weight * score / sum of weight, over the rewards that count
 
@@ -154,12 +154,25 @@ class Suite:
 
     def collect(self, pending: Sequence[Pending]) -> Scores:
         """Waits for T turns of the same B rollouts, in order of turns. Raises TooManyErrors above `max_error_share`."""
+        return self.collect_all([pending])[0]
+
+    def collect_all(self, batches: Sequence[Sequence[Pending]]) -> list[Scores]:
+        """Of several batches, each as `collect` takes it. Raises TooManyErrors above `max_error_share` of all verdicts together: a batch
+        may be small, and one failure much of it."""
+        scores = [self._put_together(pending) for pending in batches]
+        self._refuse_failures(scores)
+        return scores
+
+    def score(self, turns: Sequence[Sequence[Episode]]) -> Scores:
+        """Scores T turns of B episodes: turns[t][b] is the episode of rollout b after turn t."""
+        return self.collect([self.submit(episodes) for episodes in turns])
+
+    def _put_together(self, pending: Sequence[Pending]) -> Scores:
         if not pending or any(turn.sessions != pending[0].sessions for turn in pending):
             raise ValueError("Suite.collect wants the turns of one batch: at least one, all about the same sessions in the same order.")
         rows = range(len(pending[0].sessions))
         verdicts = {name: tuple(tuple(turn.futures[name][row].result() for turn in pending) for row in rows) for name in self.names}
         values = {name: np.array([[v.value for v in row] for row in table], np.float32) for name, table in verdicts.items()}
-        error_share = self._error_share(verdicts)
         table_of = lambda t: {name: [row[t] for row in table] for name, table in verdicts.items()}  # noqa: E731
         counts = [self._counts(table_of(t), turn) for t, turn in enumerate(pending)]
         weights = {name: np.stack([turn[name] for turn in counts], axis=1) for name in self.names}
@@ -170,13 +183,9 @@ class Suite:
             verdicts=verdicts,
             weights=weights,
             combined=combined,
-            error_share=error_share,
+            error_share=_share(*_failures([verdicts])),
             stored_share=sum(stored) / max(len(stored), 1),
         )
-
-    def score(self, turns: Sequence[Sequence[Episode]]) -> Scores:
-        """Scores T turns of B episodes: turns[t][b] is the episode of rollout b after turn t."""
-        return self.collect([self.submit(episodes) for episodes in turns])
 
     def _verdict(self, reward: Reward, episode: Episode, stored: collections.deque[bool]) -> Verdict:
         """From the store, or from whoever asks the same at this moment, or else from the reward, and then stored before anybody uses it."""
@@ -200,19 +209,16 @@ class Suite:
             del self._asked[key]
         return mine.result()
 
-    def _error_share(self, verdicts: Mapping[str, Sequence[Sequence[Verdict]]]) -> float:
-        flat = [(name, verdict) for name, table in verdicts.items() for row in table for verdict in row]
-        applicable = [(name, verdict) for name, verdict in flat if verdict.status is not Status.NOT_APPLICABLE]
-        failed = [(name, verdict) for name, verdict in applicable if verdict.status in ERRORS]
-        share = len(failed) / max(len(applicable), 1)
+    def _refuse_failures(self, scores: Sequence[Scores]) -> None:
+        failed, applicable = _failures([batch.verdicts for batch in scores])
+        share = _share(failed, applicable)
         if share > self._max_error_share:
             counts = collections.Counter(f"{name}: {verdict.status.value}" for name, verdict in failed)
             reason = failed[0][1].detail.get("reason", "")
             raise TooManyErrors(
-                f"{len(failed)} of {len(applicable)} verdicts failed ({share:.1%}, the limit is {self._max_error_share:.1%}): "
+                f"{len(failed)} of {applicable} verdicts failed ({share:.1%}, the limit is {self._max_error_share:.1%}): "
                 f"{dict(counts)}. The first says: {reason} Repair the judge or raise max_error_share."
             )
-        return share
 
     def _counts(self, verdicts: Mapping[str, Sequence[Verdict]], turn: Pending) -> dict[str, Float[np.ndarray, " B"]]:
         """What every reward counts in one turn; all 0 where what can be seen is less than `min_valid_weight` of what applies."""
@@ -237,8 +243,28 @@ def verdict_of(reward: Reward, episode: Episode) -> Verdict:
         return base.missing(Status.SERVICE_ERROR, f"{reward.name}, session {episode.session.id}, turn {episode.turn}: {error!r}.")
 
 
+def error_share(scores: Sequence[Scores]) -> float:
+    """Failed verdicts among those that applied, over several batches."""
+    return _share(*_failures([batch.verdicts for batch in scores]))
+
+
+def _failures(tables: Sequence[Mapping[str, Sequence[Sequence[Verdict]]]]) -> tuple[list[tuple[str, Verdict]], int]:
+    """The verdicts that failed, each with its reward's name, and how many applied."""
+    flat = [(name, verdict) for verdicts in tables for name, table in verdicts.items() for row in table for verdict in row]
+    applicable = sum(verdict.status is not Status.NOT_APPLICABLE for _, verdict in flat)
+    return [(name, verdict) for name, verdict in flat if verdict.status in ERRORS], applicable
+
+
+def _share(failed: Sequence[tuple[str, Verdict]], applicable: int) -> float:
+    return len(failed) / max(applicable, 1)
+
+
 def _per_subset(weights: Mapping, names: Sequence[str]) -> dict[str, dict[str, float]]:
     nested = bool(weights) and all(isinstance(value, Mapping) for value in weights.values())
+    if not weights:
+        raise ValueError(
+            f"Suite weights: none of {', '.join(names)} has a weight, so no turn would have a reward; give rewards.weights one."
+        )
     table = {subset: dict(weights.get(subset, {}) if nested else weights) for subset in SUBSETS}
     unknown = set(weights) - set(SUBSETS) if nested else set()
     if unknown:

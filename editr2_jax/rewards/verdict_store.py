@@ -96,13 +96,12 @@ class VerdictStore:
             "status": verdict.status.value,
             "detail": verdict.detail,
         }
-        line = json.dumps(record, ensure_ascii=False, default=_plain) + "\n"
-        with self._lock:
-            self._file.write(line.encode())
-            self._file.flush()
-            self._written += 1
-            mine = self._written
-        self._sync(mine)
+        line = (json.dumps(record, ensure_ascii=False, default=_plain) + "\n").encode(errors="replace")  # a judge may say half an emoji
+        try:
+            self._append(line)
+        except OSError as error:
+            what = f"{error.strerror}; what cannot be kept is not used: make room, and start the same command again"
+            raise OSError(error.errno, what, str(self._folder / f"{self._process}.jsonl")) from error
         record = json.loads(line)
         with self._lock:
             self._remember(record)
@@ -122,6 +121,15 @@ class VerdictStore:
             self._known = {key: record for key, record in self._known.items() if record.step >= before_step}
             self._file.close()
             self._file = self._open()
+
+    def _append(self, line: bytes) -> None:
+        """Return when the line is on disk."""
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+            self._written += 1
+            mine = self._written
+        self._sync(mine)
 
     def _sync(self, line: int) -> None:
         """Return when the line is on disk. Lines that were written meanwhile go with it, so that many threads share one wait."""

@@ -15,7 +15,8 @@ import numpy as np
 from flax import nnx
 
 from editr2_jax.records import Sample
-from editr2_jax.rewards.panel import Panel
+from editr2_jax.rewards import suite as suites
+from editr2_jax.rewards.panel import Asked, Panel
 from editr2_jax.rewards.suite import Pending, Scores, Suite
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.collect import Rollout
@@ -97,8 +98,8 @@ class EditR2:
         if self.asks_again:
             self.seeing.follow("recall", sent, old)  # goes on while judges are waited for
         with self._phase("reward_wait", step):
-            panel = Panel(self.suite, self.hosts)
-            scores = [panel.collect(r.samples, turns, r.here) for r, turns in zip(rollouts, pending, strict=True)]
+            asked = [Asked(rollout.samples, turns, rollout.here) for rollout, turns in zip(rollouts, pending, strict=True)]
+            scores = Panel(self.suite, self.hosts).collect(asked)
         metrics = _rewards(rollouts, scores) | self.suite.counted() | gap
         credits, told = self.credits(rollouts, scores)
         chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
@@ -228,7 +229,7 @@ def _deal(chunks: Sequence[Chunk], updates: int) -> list[list[Chunk]]:
 
 def _rewards(rollouts: Sequence[Rollout], scores: Sequence[Scores]) -> dict[str, float]:
     """Mean rewards per turn and over all, the share of verdicts that failed, which steps were stochastic, and how much was written."""
-    metrics = {"reward/error_share": float(np.mean([score.error_share for score in scores]))}
+    metrics = {"reward/error_share": suites.error_share(scores)}
     metrics["resume/stored_share"] = float(np.mean([score.stored_share for score in scores]))
     turns = max(score.combined.shape[1] for score in scores)
     tables = {name: [score.values[name] for score in scores] for name in scores[0].values} | {"mean": [s.combined for s in scores]}

@@ -102,3 +102,9 @@ def test_a_slot_with_a_closing_bracket_is_refused():
 def test_the_rule_is_split_from_the_first_edit():
     assert grammar.split_rule("All teal. With this rule active, Remove ball") == ("All teal.", "Remove ball")
     assert grammar.split_rule("Remove ball") == ("", "Remove ball")
+
+
+def test_what_is_to_be_kept_is_read_from_the_natural_form():
+    assert grammar.kept("Change the background to snow, remain the red box, old cat unchanged") == ("red box", "old cat")
+    assert grammar.kept("Keep it red. With this rule active, Change the background to ice, remain the cat unchanged") == ("cat",)
+    assert grammar.kept("Change the background to snow") == grammar.kept("Let it remain the way it is") == ()

@@ -61,6 +61,10 @@ def test_what_is_out_of_form_earns_nothing(text):
     assert decomposition.read(text) is None and decomposition.score(text, WANTED).total == 0
 
 
+def test_brackets_without_end_earn_nothing():
+    assert decomposition.score(f"<think>a</think><answer>{'[' * 100_000}</answer>", WANTED).total == 0
+
+
 def test_a_fence_and_white_space_are_in_form():
     assert decomposition.read(f"\n<think>a\nb</think>\n\n<answer>\n```json\n{ANSWER}\n```\n</answer>\n") == WANTED
 

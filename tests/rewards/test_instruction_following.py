@@ -136,6 +136,17 @@ def test_every_place_is_its_own(place, right, box):
     assert verdict.value == (box == right)
 
 
+def test_a_background_keeps_what_the_instruction_names_too():
+    """An object that an earlier turn added is no part of the annotation's pool any more."""
+    said = "Change the background to snow, remain the red box, blue ball, keep them unchanged"
+    names = {"available_objects": ("red box",), "all_objects": ("red box", "blue ball", "cat")}
+    before = BOX | found(blue_ball=[RIGHT], cat=[LEFT], keep_them=[LEFT])
+    for after, lost in ((BOX | found(blue_ball=[RIGHT]), []), (BOX, ["blue ball"]), (found(blue_ball=[RIGHT]), ["red box"])):
+        verdict = judge(*BACKGROUND, before, after, {"background": "yes"}, instruction=said, **names)
+        assert (verdict.value, verdict.detail["lost"]) == (not lost, lost)
+    assert judge(*BACKGROUND, before, BOX, {"background": "yes"}, instruction="Change the background to snow", **names).value == 1
+
+
 def test_a_count_that_is_there_already_is_nothing_to_measure():
     two = found(red_box=[LEFT, RIGHT])
     assert judge(*COUNT, two, two).status is Status.UNMEASURABLE
@@ -146,6 +157,17 @@ def test_a_reference_removed_earlier_is_taken_from_where_it_was_last_seen():
     reward = instruction_following.InstructionFollowing(detector, fakes.Answerer({"added": "yes"}))
     verdict = reward.score(fakes.episode([fakes.turn(*REMOVE), fakes.turn(*ADD)], [0, 1, 2]))
     assert verdict.value == 1 and verdict.detail["reference_seen_turns_ago"] == 2
+
+
+def test_what_was_added_is_no_reference_for_itself():
+    """Both new balls answer to "ball"; the one that was there is the reference."""
+    add = ("subject_add", "Add [red ball] on the [left] of [ball]")
+    before, answers = found(ball=[LEFT]), {"added": "yes"}
+    both = found(red_ball=[MIDDLE, RIGHT], ball=[LEFT, MIDDLE, RIGHT])
+    assert judge(*add, before, both, answers).value == 0
+    painted_over = found(red_ball=[LEFT], ball=[LEFT])
+    verdict = judge(*add, found(ball=[MIDDLE]), painted_over, answers)
+    assert verdict.value == 1 and verdict.detail["reference_seen_turns_ago"] == 1
 
 
 @pytest.mark.parametrize(
@@ -182,6 +204,19 @@ def test_votes_are_averaged_and_kept():
     config = instruction_following.InstructionFollowingConfig(votes=4)
     verdict = judge(*COLOR, BOX, BOX, {"color": ["yes", "no", "yes", "yes"]}, config)
     assert verdict.value == 0.75 and verdict.detail["votes_color"] == [True, False, True, True]
+
+
+def test_what_was_read_is_kept_with_its_votes():
+    """A 0 of a text says which text was read instead."""
+    config = instruction_following.InstructionFollowingConfig(votes=2)
+    read = {0: "K", 1: "L"}
+    kept = judge(*TEXT, SIGN, SIGN, {"read_text": lambda pictures, fields: json.dumps({"texts": [read[pictures[0]]]})}, config)
+    assert kept.value == 1 and kept.detail["votes_read_text"] == [True, True]
+    assert (kept.detail["texts_input"], kept.detail["texts_output"]) == ([["K"], ["K"]], [["L"], ["L"]])
+    answers = ['{"texts": ["L"]}', '{"texts": ["l", "M"]}']
+    mixed = judge(*TEXT_ADD, BOX, BOX, {"read_text": lambda pictures, fields: answers[pictures[0]]}, config)
+    assert mixed.value == 0 and mixed.detail["votes_read_text"] == [False, False]
+    assert (mixed.detail["texts_input"], mixed.detail["texts_output"]) == ([["L"]] * 2, [["l", "M"]] * 2)
 
 
 def test_the_new_object_called_by_the_old_name_is_not_the_old_one():

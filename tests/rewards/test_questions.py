@@ -8,12 +8,15 @@ from editr2_jax.rewards import questions
 from editr2_jax.rewards.questions import JudgeFormatError, Question
 
 
-@pytest.mark.parametrize("answer", ["yes", "Yes.", " YES \n", '"yes"', "**Yes**", "Yes, the ball is blue now.", "yes\nThe ball is blue."])
+@pytest.mark.parametrize(
+    "answer",
+    ["yes", "Yes.", " YES \n", '"yes"', "**Yes**", "Yes, the ball is blue now.", "yes\nThe ball is blue.", "yes。", "Yes，是蓝色。"],
+)
 def test_an_unambiguous_yes_is_yes(answer):
     assert questions.yes_or_no(answer) is True
 
 
-@pytest.mark.parametrize("answer", ["no", "No.", "NO", "No, it is still red."])
+@pytest.mark.parametrize("answer", ["no", "No.", "NO", "No, it is still red.", "no！"])
 def test_an_unambiguous_no_is_no(answer):
     assert questions.yes_or_no(answer) is False
 
@@ -22,7 +25,7 @@ def test_an_unambiguous_no_is_no(answer):
     "answer",
     [
         *("", "eyes", "yesterday", "The eyes are blue", "not", "nothing changed", "none", "No problem, the ball is blue", "maybe"),
-        *("yes no", "Yes, and no.", "No, wait, yes.", "yes/no", "I think yes", "ye", "The answer is yes", "yes and"),
+        *("yes no", "Yes, and no.", "No, wait, yes.", "yes/no", "I think yes", "ye", "The answer is yes", "yes and", "yes，no。"),
     ],
 )
 def test_anything_else_is_no_decision(answer):
@@ -80,6 +83,11 @@ def test_a_prefix_answer_that_needs_guessing_is_refused(answer):
         questions.prefix_of(answer, turns=2)
 
 
+def test_brackets_without_end_are_no_answer():
+    with pytest.raises(JudgeFormatError, match="Wanted one JSON object"):
+        questions.prefix_of('{"turns": ' + "[" * 100_000, turns=2)
+
+
 def test_texts_are_read_and_compared_as_whole_words():
     texts = questions.texts_of('{"texts": ["Open  Daily", "K"]}')
     assert questions.says(texts, "daily") == 1 and questions.says(texts, "open daily") == 1
@@ -122,6 +130,15 @@ def test_the_prefix_prompt_shows_the_meaning_only_where_pronouns_are():
     fields = {"subset": "understanding", "instructions": ("Change its color to red",), "formatted": (formatted,)}
     assert "[ball]" in Question("prefix", fields).text()
     assert "[ball]" not in Question("prefix", {**fields, "subset": "memory"}).text()
+
+
+@pytest.mark.parametrize("kind", ["prefix", "grades"])
+@pytest.mark.parametrize(("language", "said"), [("en", "binds every edit from edit 1 on"), ("zh", "从第 1 次编辑起对每次编辑都有效")])
+def test_the_judge_is_told_that_the_rule_binds_the_first_edit(kind, language, said):
+    """Where MICE-Bench's wording leaves it open: "all later edits", and "with this rule active"."""
+    for subset in ("memory", "understanding", "plain"):
+        fields = {"subset": subset, "instructions": ("Paint it",), "formatted": ("[a]",), "task_types": ("x",)}
+        assert (said in Question(kind, fields, language=language).text()) == (subset == "memory")
 
 
 def test_an_unknown_kind_is_named():
@@ -168,6 +185,6 @@ def test_the_wording_is_that_of_the_kinds_the_language_and_the_version(monkeypat
     others = [questions.wording(("color",)), questions.wording(("color", "read_text"), "zh"), questions.wording(("prefix",))]
     monkeypatch.setitem(questions._PREFIX_RULES, "understanding", "Another rule.")
     others.append(questions.wording(("prefix",)))
-    monkeypatch.setattr(questions, "PROMPT_VERSION", "2")
+    monkeypatch.setattr(questions, "PROMPT_VERSION", "another")
     others.append(questions.wording(("color", "read_text")))
     assert len({first, *others}) == 6

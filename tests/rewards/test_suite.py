@@ -162,6 +162,20 @@ def test_too_many_errors_stop_the_step_and_say_which():
             judged.score(batch())
 
 
+def test_failures_are_a_share_of_all_batches_of_a_step():
+    """The last batch of a step or of an evaluation may hold one session: a verdict of two is no half of the judges."""
+    bad = [fakes.FixedReward("if", {("train/9", 0): TimeoutError("late")})]
+    with suite.Suite(bad, {"if": 1.0}, max_error_share=0.05) as judged:
+        turns = lambda rows, id: [judged.submit(episodes) for episodes in batch(rows=rows, id=id)]  # noqa: E731
+        many, last = turns(20, lambda row: f"train/{row // 8}"), turns(1, lambda row: "train/9")
+        scores = judged.collect_all([many, last])
+        assert [score.error_share for score in scores] == [0.0, 0.5] and suite.error_share(scores) == pytest.approx(1 / 42)
+        assert np.isnan(scores[1].combined[0, 0]) and scores[1].combined[0, 1] == 1 and (scores[0].combined == 1).all()
+        with pytest.raises(suite.TooManyErrors, match="3 of 46 verdicts failed .*if: service_error.*late"):
+            judged.collect_all([many, *[last] * 3])
+        assert judged.collect_all([]) == [] and suite.error_share([]) == 0
+
+
 def test_results_come_in_order_whatever_finishes_first():
     class Slow:
         name = "if"
@@ -202,6 +216,8 @@ def test_weights_may_differ_by_subset_and_wrong_names_are_refused():
         assert np.isnan(judged.score(batch(subset="understanding")).combined).all()
     with pytest.raises(ValueError, match="no reward is called ga"):
         suite.Suite(rewards)
+    with pytest.raises(ValueError, match="none of if, cc has a weight, so no turn would have a reward"):
+        suite.Suite(rewards, {})
     with pytest.raises(ValueError, match="unknown subset"):
         suite.Suite(rewards, {"plane": {"if": 1.0}})
 

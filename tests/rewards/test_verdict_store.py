@@ -105,6 +105,31 @@ def test_a_changed_prompt_finds_no_verdict_of_the_old_one(tmp_path, monkeypatch)
     assert judged(tmp_path, no) == ([0, 0, 1], pytest.approx(1 / 3)), "CC asks nobody"
 
 
+def test_half_an_emoji_does_not_stop_a_run(tmp_path):
+    """JSON may hold one, UTF-8 cannot: a judge's answer that was cut in the middle of an escape."""
+    reason = json.loads(r'"done \ud83d"')
+    good = json.dumps({"reason": reason, "turns": [{"edit": True, "rule": True}], "first_failed_turn": 0})
+    reward = global_awareness.GlobalAwareness(fakes.Answerer({"prefix": good}))
+    turn = fakes.episode([fakes.turn()], (1, 2), "memory")
+    with store(tmp_path) as kept, suite.Suite([reward], {"ga": 1.0}, store=kept) as asked:
+        used = asked.score([[turn]]).verdicts["ga"][0][0]
+    assert used.value == 1 and used.detail["reasons"] == ["done ?"]
+    with store(tmp_path) as again:
+        assert repr(again.get(again.key(reward, turn))) == repr(used) and again.unreadable == 0
+
+
+def test_a_full_disk_names_the_file_and_ends_the_asking(tmp_path):
+    """No verdict is used that was not written down."""
+    with suite.Suite([fakes.FixedReward("if")], {"if": 1.0}, store=(kept := store(tmp_path))) as asked:
+        kept._file.close()
+        kept._file = open("/dev/full", "ab")
+        with pytest.raises(OSError, match=r"No space left.*0\.jsonl"):
+            asked.score([[episode()]])
+    with pytest.raises(OSError):
+        kept.close()
+    assert not (tmp_path / "0.jsonl").read_bytes()
+
+
 WHOLE = b'{"key": "c", "step": 0, "reward": "if", "value": 1.0, "status": "ok", "detail": {}}'  # but for its end
 
 
@@ -249,18 +274,28 @@ def test_rollouts_that_look_alike_are_asked_about_once_at_a_time(tmp_path):
     """Members of a group whose pictures are the same while the judge still thinks; its failure is everybody's."""
 
     class Slow(Counting):
+        answers = threading.Event()
+
         def score(self, episode):
-            time.sleep(0.2)
+            assert self.answers.wait(60)
             return super().score(episode)
 
-    twins, slow = [[fakes.episode([fakes.turn()], [0, 1])] * 4], Slow("if", default=0.75)
+    def scored(judged, reward):
+        reward.answers.clear()
+        pending = judged.submit([fakes.episode([fakes.turn()], [0, 1])] * 4)
+        while len(pending.stored) < 4:  # each has looked whether somebody asks
+            time.sleep(0.005)
+        reward.answers.set()
+        return judged.collect([pending])
+
+    slow = Slow("if", default=0.75)
     with store(tmp_path) as kept, suite.Suite([slow], {"if": 1.0}, store=kept, max_error_share=1.0) as judged:
-        scores = judged.score(twins)
+        scores = scored(judged, slow)
         assert slow.asked.total() == 1 and scores.stored_share == 0.75 and (scores.combined == 0.75).all()
     broken = Slow("cc", default=ConnectionError("down"))
     with store(tmp_path / "broken") as kept, suite.Suite([broken], {"cc": 1.0}, store=kept, max_error_share=1.0) as judged:
-        assert np.isnan(judged.score(twins).combined).all() and broken.asked.total() == 1
-        assert np.isnan(judged.score(twins).combined).all() and broken.asked.total() == 2
+        assert np.isnan(scored(judged, broken).combined).all() and broken.asked.total() == 1
+        assert np.isnan(scored(judged, broken).combined).all() and broken.asked.total() == 2
 
 
 def test_without_a_store_nothing_is_kept():
