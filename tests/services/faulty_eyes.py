@@ -44,7 +44,7 @@ class Extractor:
 
     def embed(self, pictures):
         what = int(pictures[0][0, 0, 0])
-        time.sleep(0.3 if what == SLOW else 0)
+        time.sleep(1.5 if what == SLOW else 0)
         first = np.array([picture[0, 0] for picture in pictures], np.float32)
         cls = np.concatenate([first, np.full((len(first), 1), len(pictures), np.float32)], 1)  # [N, 4], the last: pictures of this call
         if what == NOT_FINITE:
