@@ -75,7 +75,8 @@ def train(config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop
         stop_requested = stop_requested or until.enter_context(signals.stop_flag())
         hosts = hosts or until.enter_context(joined(assemble.hosts(config), stacks=directory))
         say = say if hosts.first else _silent
-        until.enter_context(workdir.exclusive(directory) if hosts.first else contextlib.nullcontext())
+        mine = workdir.exclusive(directory, within_s=lock_patience(config, hosts)) if hosts.first else contextlib.nullcontext()
+        until.enter_context(mine)
         watched = assemble.settings(ProfileConfig, config.profile), assemble.settings(CompileCacheConfig, config.compile_cache)
         seeing = until.enter_context(Seeing.of(*watched, directory, say=say))
         with hosts.phase("start"):
@@ -132,6 +133,11 @@ def _train(
         return ""
     report.write(directory)
     return report.result(directory) if finished else f"stopped at step {int(state.step)} of {settings.steps}; the same command goes on."
+
+
+def lock_patience(config, hosts: Hosts) -> float:
+    """Seconds for which a workdir that is in use is waited for: a disk that hosts share may take a lost one for alive for a while."""
+    return config.hosts.join_s if hosts.count > 1 else 0.0
 
 
 def _silent(text: str) -> None:
