@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from editr2_jax.records import Episode, Sample, Status, Verdict
 from editr2_jax.rewards.suite import Pending, Scores, Suite
+from editr2_jax.runtime.signals import Interrupted
+
+_LOOK_S = 1.0  # between two looks at whether to go on waiting
 
 
 class Exchange(Protocol):
     """What a panel needs of the hosts (runtime/hosts.Hosts)."""
 
     count: int
+    stuck_s: float  # longer than this nobody waits
+
+    def agree(self, flag: bool) -> bool:
+        """True on all hosts when any of them says true."""
+        ...
 
     def gather_text(self, text: str) -> list[str]:
         """Every host's text, in the hosts' order."""
@@ -28,21 +37,24 @@ class Exchange(Protocol):
 class Panel:
     """A suite, and how its verdicts reach the other hosts."""
 
-    def __init__(self, suite: Suite, hosts: Exchange | None = None):
-        self.suite, self._hosts = suite, hosts if hosts is not None and hosts.count > 1 else None
+    def __init__(self, suite: Suite, hosts: Exchange | None = None, *, should_stop: Callable[[], bool] = lambda: False):
+        """should_stop: asked while verdicts are waited for; the same on all hosts."""
+        self.suite, self._hosts, self._should_stop = suite, hosts if hosts is not None and hosts.count > 1 else None, should_stop
 
     def submit(self, episodes: Sequence[Episode | None]) -> Pending:
         """Starts scoring the latest turn of the rollouts that lie here; None stands for those that lie elsewhere."""
         return self.suite.submit([episode for episode in episodes if episode is not None])
 
     def collect(self, samples: Sequence[Sample], pending: Sequence[Pending], here: Sequence[bool]) -> Scores:
-        """Waits for T turns of B rollouts. Raises TooManyErrors, on all hosts, above the suite's limit.
+        """Waits for T turns of B rollouts. Raises TooManyErrors, on all hosts, above the suite's limit, and Interrupted when asked to stop
+        before the last verdict has come.
 
         Args:
             samples: all B of them.
             pending: of the rollouts that lie here.
             here: which of the B those are.
         """
+        self._wait(pending)
         if self._hosts is None:
             return self.suite.collect(pending)
         rows = [row for row, mine in enumerate(here) if mine]
@@ -50,6 +62,19 @@ class Panel:
         known = [[bool(stored) for stored in turn.stored] for turn in pending]
         everyone = [json.loads(text) for text in self._hosts.gather_text(json.dumps({"rows": rows, "verdicts": verdicts, "stored": known}))]
         return self.suite.collect([_whole(samples, everyone, turn, self.suite.names) for turn in range(len(pending))])
+
+    def _wait(self, pending: Sequence[Pending]) -> None:
+        """Returns when everybody has what it asked for; a judge may take minutes, and a signal should not."""
+        futures = [future for turn in pending for row in turn.futures.values() for future in row]
+        agree = (lambda waits: waits) if self._hosts is None else self._hosts.agree
+        began = time.monotonic()
+        while agree(bool(missing := concurrent.futures.wait(futures, timeout=_LOOK_S).not_done)):
+            if self._should_stop():
+                raise Interrupted(f"stopped before {len(missing)} verdicts had come; those that are being asked for are waited for.")
+            if self._hosts is not None and time.monotonic() - began > self._hosts.stuck_s:  # agreeing is progress to the watch
+                raise RuntimeError(
+                    f"after {self._hosts.stuck_s:g} s {len(missing)} verdicts have not come to this host; look at its judges."
+                )
 
 
 def _whole(samples: Sequence[Sample], everyone: Sequence[dict[str, Any]], turn: int, names: Sequence[str]) -> Pending:
