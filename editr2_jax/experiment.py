@@ -45,6 +45,7 @@ from editr2_jax.runtime.compile_cache import CompileCacheConfig
 from editr2_jax.runtime.hosts import Hosts, joined
 from editr2_jax.runtime.metrics import MetricsWriter
 from editr2_jax.runtime.profiling import ProfileConfig
+from editr2_jax.runtime.signals import Interrupted
 from editr2_jax.runtime.workdir import flat
 from editr2_jax.training import edit_r2, loop, session_log, supervised
 from editr2_jax.training.edit_r2 import EditR2, StepConfig, StepRecord
@@ -75,7 +76,8 @@ def train(config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop
         stop_requested = stop_requested or until.enter_context(signals.stop_flag())
         hosts = hosts or until.enter_context(joined(assemble.hosts(config), stacks=directory))
         say = say if hosts.first else _silent
-        until.enter_context(workdir.exclusive(directory) if hosts.first else contextlib.nullcontext())
+        mine = workdir.exclusive(directory, within_s=lock_patience(config, hosts)) if hosts.first else contextlib.nullcontext()
+        until.enter_context(mine)
         watched = assemble.settings(ProfileConfig, config.profile), assemble.settings(CompileCacheConfig, config.compile_cache)
         seeing = until.enter_context(Seeing.of(*watched, directory, say=say))
         with hosts.phase("start"):
@@ -110,9 +112,9 @@ def _train(
     )  # fmt: skip
     if config.recipe == "edit_r2" and config.doctor.before and first == 0:
         _examine_before(config, model, recipe, data, say)
-    evaluate = seeing.phase("evaluation")(_evaluations(config, directory, model, player, data, keeper, hosts, say))  # timed at every call
-    if (first == 0 and config.evaluate.before) or _due(config, state):
-        evaluate(state)
+    evaluate = _evaluations(config, directory, model, player, data, keeper, hosts, say, stop)
+    evaluate = seeing.phase("evaluation")(evaluate)  # timed at every call
+    goes_on = _complete(evaluate, state, say) if (first == 0 and config.evaluate.before) or _due(config, state) else True
 
     def save(state: TrainState) -> None:
         with hosts.phase("save", step=int(state.step)):
@@ -123,15 +125,29 @@ def _train(
     )  # what is asked is answered, and kept, before it ends
     with judging, MetricsWriter(directory, start=first, total=settings.steps, watch=_WATCHED[config.recipe]) as out:
         look = lambda state: evaluate(state) if _due(config, state) else None  # noqa: E731
-        state = loop.run(state, stream, recipe=recipe, config=settings, out=out, save=save, stop_requested=stop, look=look, seeing=seeing)
+        run = {"recipe": recipe, "config": settings, "out": out, "save": save, "stop_requested": stop, "look": look, "seeing": seeing}
+        state = loop.run(state, stream, **run) if goes_on else state
     stream.close()
-    finished = int(state.step) >= settings.steps
-    if finished:
-        evaluate(state)
+    finished = goes_on and int(state.step) >= settings.steps and _complete(evaluate, state, say)
     if not hosts.first:
         return ""
     report.write(directory)
     return report.result(directory) if finished else f"stopped at step {int(state.step)} of {settings.steps}; the same command goes on."
+
+
+def _complete(evaluate: Callable[[TrainState], Any], state: TrainState, say: Say) -> bool:
+    """Evaluates a state that is saved, or not begun; False where it was asked to stop before the end."""
+    try:
+        evaluate(state)
+    except Interrupted as stop:
+        say(f"evaluation of step {int(state.step)}: {stop}")
+        return False
+    return True
+
+
+def lock_patience(config, hosts: Hosts) -> float:
+    """Seconds for which a workdir that is in use is waited for: a disk that hosts share may take a lost one for alive for a while."""
+    return config.hosts.join_s if hosts.count > 1 else 0.0
 
 
 def _silent(text: str) -> None:
@@ -154,11 +170,12 @@ _WATCHED = {
 
 
 def _evaluations(
-    config, directory: Path, model: Model, player: Player, data: Path, keeper: Keeper, hosts: Hosts, say: Say
+    config, directory: Path, model: Model, player: Player, data: Path, keeper: Keeper, hosts: Hosts, say: Say, stop: Callable[[], bool]
 ) -> Callable[[TrainState], Any]:
     """Held-out play for Edit-R2 on data with a test split; supervised recipes are judged by what is trained on top of them."""
     if config.recipe == "edit_r2" and "test" in session_source.splits(data):
-        return Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say, hosts=hosts, keeper=keeper)
+        lasting = {"hosts": hosts, "keeper": keeper, "should_stop": stop}
+        return Evaluations(config, directory, model, player.quiet(turns=config.evaluate.turns), data, say, **lasting)
     if config.recipe == "edit_r2":
         say(f"{data} has no test split, so there is nothing to evaluate on.")
     return lambda state: None

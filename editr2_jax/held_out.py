@@ -45,8 +45,9 @@ class Evaluations:
         hosts: Hosts | None = None,
         keeper: Keeper | None = None,
         keep: runner.Keep = lambda *_: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ):
-        self._keep = keep
+        self._keep, self._should_stop = keep, should_stop
         self._config, self._directory, self._model, self._say = config, directory, model, say
         self._settings = assemble.settings(EvaluationConfig, config.evaluate)
         self._player, self._hosts, self._keeper = player, hosts, keeper
@@ -55,6 +56,7 @@ class Evaluations:
         self._source = assemble.First(source, self._settings.sessions)
 
     def __call__(self, state: TrainState) -> dict[str, Any] | None:
+        """Into eval/STEP, where it is not complete there. Raises Interrupted, leaving nothing there, where it was asked to stop."""
         folder, hosts, store = self._directory / "eval" / str(int(state.step)), self._hosts, self._keeper and self._keeper.verdicts
         made = (folder / tables.SUMMARY).exists()
         if made if hosts is None else hosts.agree(made):
@@ -78,6 +80,7 @@ class Evaluations:
                 config=self._settings,
                 hosts=hosts,
                 keep=self._keep,
+                should_stop=self._should_stop,
                 progress=lambda done: self._say(f"evaluate step {int(state.step)}: {done} of {len(self._source)} held-out sessions"),
             )
             judge = suite.counted()

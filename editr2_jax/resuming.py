@@ -28,6 +28,8 @@ from editr2_jax.rollouts.spool import Spool
 from editr2_jax.runtime import rows, workdir
 from editr2_jax.runtime.checkpoints import Checkpoints
 from editr2_jax.runtime.hosts import Hosts
+from editr2_jax.runtime.mesh import MeshConfig
+from editr2_jax.runtime.workdir import flat
 from editr2_jax.services.endpoints import EndpointsConfig
 from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig, TrainState
@@ -38,7 +40,14 @@ JUDGE_ADDRESS = tuple(  # where a service is and how patiently it is asked does 
     for section in ("vlm", "detector_http", "features_http")
     for name in (*(field.name for field in dataclasses.fields(EndpointsConfig)), "cache", "cache_mode")
 )
+HARDWARE = (  # what suits the machines of a run: it may go on on others, but not in the middle of a rollout
+    *(f"mesh.{field.name}" for field in dataclasses.fields(MeshConfig)),
+    *("model.unroll", "model.remat", "model.attention", "step.rows", "evaluate.rows"),
+)
 RESUMABLE = (  # what may be changed between two starts of a run
+    *HARDWARE,
+    *("hosts.join_s", "hosts.silence_s", "hosts.stuck_s", "data.remember", "tabletop.workers"),
+    *("rewards.workers", "rewards.max_error_share"),
     *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
     *("doctor.before", "doctor.sessions", "doctor.members", "doctor.pairs"),
     *("profile.steps", "profile.phases", "profile.python", "profile.everyone", "profile.peak_tflops"),
@@ -53,7 +62,7 @@ class Keeper:
 
     def __init__(self, config, directory: Path, model: Model, *, hosts: Hosts, say: Callable[[str], None]):
         self._config, self._directory, self._model, self._say = config, directory, model, say
-        self._settings = {"config": workdir.fingerprint(_deciding(config)), "seed": config.seed}
+        self._settings = {"config": workdir.fingerprint(_deciding(config)), "seed": config.seed, "hardware": _hardware(config)}
         self._layout = model.layouts and model.layouts.rollout
         self._digest: tuple[int, str] = (-1, "")  # of the weights that play a step
         with contextlib.ExitStack() as opened:
@@ -117,6 +126,12 @@ def _deciding(config) -> dict[str, Any]:
             section = section[group]
         section.pop(last, None)
     return deciding
+
+
+def _hardware(config) -> str:
+    """A short name of what decides where the rows of a rollout lie, and who plays them together."""
+    values = flat(plain(config))
+    return workdir.fingerprint({name: values[name] for name in HARDWARE})
 
 
 def judging(config) -> dict[str, Any]:

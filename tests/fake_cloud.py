@@ -38,12 +38,12 @@ plan = fake / (f"doctor_{host}" if sys.argv[1] == "doctor" else f"codes_{host}")
 words = plan.read_text().split() if plan.exists() else []
 word = words.pop(0) if words else "0"
 plan.write_text(" ".join(words))
-print(f"{sys.argv[1]} of host {host}, token {len(os.environ.get('JUDGE_TOKEN', ''))} letters", flush=True)
 if word == "hang":
     def stop(*_):
         print("saved", flush=True)
         sys.exit(75)
     signal.signal(signal.SIGTERM, stop)
+print(f"{sys.argv[1]} of host {host}, token {len(os.environ.get('JUDGE_TOKEN', ''))} letters", flush=True)
 if sys.argv[1] == "train":
     (fake / f"training_{host}").touch()
 code, _, after = word.partition("@")

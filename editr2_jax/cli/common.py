@@ -136,14 +136,14 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return _lists(config.to_dict())
 
 
-def claim_workdir(workdir: str, config: ConfigDict, *, may_change: Iterable[str] = ()) -> Path:
+def claim_workdir(workdir: str, config: ConfigDict, *, may_change: Iterable[str] = (), within_s: float = 0.0) -> Path:
     """Make the workdir if needed and write config.json and versions.json, or check that they are of this config; the absolute path.
 
-    may_change: dotted names in which a resumed run may differ. Raises ValueError for a folder that is not writable, belongs to another
-    config, or is being written into.
+    may_change: dotted names in which a resumed run may differ. within_s: how long one that writes there is waited for. Raises ValueError
+    for a folder that is not writable, belongs to another config, or is being written into.
     """
     path = workdirs.writable(workdir)
-    with workdirs.exclusive(path):  # another process may be at work here under the config that stands there
+    with workdirs.exclusive(path, within_s=within_s):  # another process may be at work here under the config that stands there
         now = plain(config)
         workdirs.claim(path, now, may_change=tuple(may_change), defaults=_defaults(now))
     return path

@@ -9,7 +9,7 @@ import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from editr2_jax.cli import common
 
@@ -124,6 +124,22 @@ def _preflight(args: argparse.Namespace, config: ConfigDict, out: Path | None) -
     return int(bool(ill))
 
 
+def _checkpoint(folder: Any) -> preflight.Finding:
+    """Of either layout: every file, or every parameter, by its head."""
+    from editr2_jax.porting import byte_ranges, converted
+    from editr2_jax.runtime import preflight
+
+    if converted.is_here(folder):
+        try:
+            evidence = f"{folder}: {len(converted.opened(folder))} converted parameters"
+        except ValueError as error:
+            return preflight.Finding(name="checkpoint", ok=False, evidence=str(error), advice="Copy it again, or convert it again.")
+        return preflight.Finding(name="checkpoint", ok=True, evidence=evidence)
+    if not byte_ranges.is_local(folder):
+        return preflight.Finding(name="checkpoint", ok=True, evidence=f"{folder} answers")
+    return preflight.checkpoint(folder)
+
+
 def _examined(args: argparse.Namespace, config: ConfigDict) -> Iterator[preflight.Finding]:
     """The findings as they come. What can be said at once stands first; devices last, when all hosts are known to be there."""
     from editr2_jax.runtime import preflight
@@ -138,8 +154,7 @@ def _examined(args: argparse.Namespace, config: ConfigDict) -> Iterator[prefligh
     except ValueError as error:
         yield preflight.Finding(name="checkpoint", ok=False, evidence=str(error), advice="Copy it to every host, or mount it there.")
     else:
-        remote = preflight.Finding(name="checkpoint", ok=True, evidence=f"{folder} answers")
-        yield remote if "://" in config.model.checkpoint else preflight.checkpoint(folder)
+        yield _checkpoint(folder)
     token = os.environ[args.token_env] if args.token_env else ""
     for url in filter(None, (args.endpoints or "").split(",")):
         yield preflight.endpoint(url.strip(), token=token)

@@ -24,9 +24,11 @@ def main(argv: list[str]) -> int:
     told = lambda text: print(text, flush=True)  # noqa: E731
     with signals.stop_flag() as stop_requested:
         local = Path(args.workdir).expanduser()
-        with joined(assemble.hosts(args.config, **common.which_host(args)), stacks=local if local.is_dir() else None) as here:
+        stacks = None if "://" in args.workdir else local  # made where it is needed: the first start is told about like any other
+        with joined(assemble.hosts(args.config, **common.which_host(args)), stacks=stacks) as here:
             if here.first:
-                common.claim_workdir(args.workdir, args.config, may_change=experiment.RESUMABLE)
+                within_s = experiment.lock_patience(args.config, here)
+                common.claim_workdir(args.workdir, args.config, may_change=experiment.RESUMABLE, within_s=within_s)
             here.barrier("the claim on the workdir")
             result = experiment.train(args.config, local.absolute(), say=told, hosts=here, stop_requested=stop_requested)
     if result:

@@ -6,6 +6,7 @@ before and after training, play the same sessions from the same start and can be
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -61,19 +62,24 @@ def play(
     progress: Callable[[int], None] = lambda done: None,
     hosts: Hosts | None = None,
     keep: Keep = lambda *_: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Plays and scores sessions, each once (`pipeline.once`); `progress` is told how many have been played.
 
+    Raises Interrupted when `should_stop`, the same on all hosts, says so after a turn, or while judges are waited for.
     On several hosts all records are the same on each; what is shown, and handed to `keep`, are sessions that lie with it.
     """
-    records, shown, panel = [], [], Panel(suite, hosts)
+    records, shown, panel = [], [], Panel(suite, hosts, should_stop=should_stop)
     waiting: list[tuple[Rollout, list[Pending], int]] = []
     done = 0
     for batch in batches:
         turns: list[Pending] = []
         on_turn = lambda t, episodes, turns=turns, real=batch.real: turns.append(panel.submit(episodes[:real]))  # noqa: E731
         key = keys.at(seed, "evaluate")
-        rollout = collect.play(player, weights, _apart(batch.samples), key=key, tokenizer=tokenizer, on_turn=on_turn)
+        with contextlib.nullcontext() if hosts is None else hosts.phase("play", session=done):
+            rollout = collect.play(
+                player, weights, _apart(batch.samples), key=key, tokenizer=tokenizer, on_turn=on_turn, should_stop=should_stop
+            )
         waiting.append((rollout, turns, batch.real))
         room = max(config.strips - len(shown), 0)
         mine = np.flatnonzero(rollout.here[: batch.real])

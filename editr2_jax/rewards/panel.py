@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from editr2_jax.records import Episode, Sample, Status, Verdict
 from editr2_jax.rewards.suite import Pending, Scores, Suite
+from editr2_jax.runtime.signals import Interrupted
+
+_LOOK_S = 1.0  # between two looks at whether to go on waiting
 
 
 class Exchange(Protocol):
     """What a panel needs of the hosts (runtime/hosts.Hosts)."""
 
     count: int
+    stuck_s: float  # longer than this nobody waits
+
+    def agree(self, flag: bool) -> bool:
+        """True on all hosts when any of them says true."""
+        ...
 
     def gather_text(self, text: str) -> list[str]:
         """Every host's text, in the hosts' order."""
@@ -36,15 +45,20 @@ class Asked(NamedTuple):
 class Panel:
     """A suite, and how its verdicts reach the other hosts."""
 
-    def __init__(self, suite: Suite, hosts: Exchange | None = None):
-        self.suite, self._hosts = suite, hosts if hosts is not None and hosts.count > 1 else None
+    def __init__(self, suite: Suite, hosts: Exchange | None = None, *, should_stop: Callable[[], bool] = lambda: False):
+        """should_stop: asked while verdicts are waited for; the same on all hosts."""
+        self.suite, self._hosts, self._should_stop = suite, hosts if hosts is not None and hosts.count > 1 else None, should_stop
 
     def submit(self, episodes: Sequence[Episode | None]) -> Pending:
         """Starts scoring the latest turn of the rollouts that lie here; None stands for those that lie elsewhere."""
         return self.suite.submit([episode for episode in episodes if episode is not None])
 
     def collect(self, batches: Sequence[Asked]) -> list[Scores]:
-        """Waits for all that was asked about some batches. Raises TooManyErrors, on all hosts, above the suite's limit for all together."""
+        """Waits for all that was asked about some batches.
+
+        Raises TooManyErrors, on all hosts, above the suite's limit for all together, and Interrupted when asked to stop before the last
+        verdict has come."""
+        self._wait([turn for batch in batches for turn in batch.pending])
         return self.suite.collect_all([self._everywhere(batch) for batch in batches])
 
     def _everywhere(self, batch: Asked) -> Sequence[Pending]:
@@ -56,6 +70,19 @@ class Panel:
         known = [[bool(stored) for stored in turn.stored] for turn in batch.pending]
         everyone = [json.loads(text) for text in self._hosts.gather_text(json.dumps({"rows": rows, "verdicts": verdicts, "stored": known}))]
         return [_whole(batch.samples, everyone, turn, names) for turn in range(len(batch.pending))]
+
+    def _wait(self, pending: Sequence[Pending]) -> None:
+        """Returns when everybody has what it asked for; a judge may take minutes, and a signal should not."""
+        futures = [future for turn in pending for row in turn.futures.values() for future in row]
+        agree = (lambda waits: waits) if self._hosts is None else self._hosts.agree
+        began = time.monotonic()
+        while agree(bool(missing := concurrent.futures.wait(futures, timeout=_LOOK_S).not_done)):
+            if self._should_stop():
+                raise Interrupted(f"stopped before {len(missing)} verdicts had come; those that are being asked for are waited for.")
+            if self._hosts is not None and time.monotonic() - began > self._hosts.stuck_s:  # agreeing is progress to the watch
+                raise RuntimeError(
+                    f"after {self._hosts.stuck_s:g} s {len(missing)} verdicts have not come to this host; look at its judges."
+                )
 
 
 def _whole(samples: Sequence[Sample], everyone: Sequence[dict[str, Any]], turn: int, names: Sequence[str]) -> Pending:

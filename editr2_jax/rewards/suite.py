@@ -30,6 +30,7 @@ from editr2_jax.rewards.verdict_store import FAILED, VerdictStore
 from editr2_jax.rl import fusion
 
 ERRORS = FAILED
+_PATIENCE_S = 60.0  # with judges, at the end: a stopped run has twice as long on most platforms, and what it has paid for it wants to keep
 EDIT_R2_WEIGHTS = {"if": 0.3, "cc": 0.3, "ga": 0.4}  # Edit-R2; without a global score the rest is renormalised to 0.5 and 0.5
 
 
@@ -37,7 +38,7 @@ class Service(Protocol):
     """What stands behind rewards and has to be let go of."""
 
     def close(self) -> None:
-        """Lets go; called once, when no reward runs any more."""
+        """Lets go; called once. A reward that still asks gets an error."""
         ...
 
     def counters(self) -> Mapping[str, float]:
@@ -115,10 +116,13 @@ class Suite:
         self.close()
 
     def close(self) -> None:
-        """Drops what has not started and waits for what has."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Drops what has not started and waits for what has: for a minute, then services are let go of, which ends what hangs on them."""
+        ending = threading.Thread(target=self._pool.shutdown, kwargs={"wait": True, "cancel_futures": True}, daemon=True)
+        ending.start()
+        ending.join(_PATIENCE_S)
         for service in self._services.values():
             service.close()
+        ending.join()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -22,9 +22,10 @@ from editr2_jax.policies.intent_policy import Intent
 from editr2_jax.records import Episode, Sample, Session
 from editr2_jax.rollouts import in_context_cot
 from editr2_jax.rollouts.player import Player, RolloutConfig, Weights
-from editr2_jax.rollouts.spool import Interrupted, Spool
+from editr2_jax.rollouts.spool import Spool
 from editr2_jax.rollouts.spool import Turn as Spooled
 from editr2_jax.runtime import keys, rows
+from editr2_jax.runtime.signals import Interrupted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,10 +35,6 @@ _RECORD = "record"  # tensor of a file: the JSON record's bytes
 Words = tuple[str, str | None, bool]  # what conditioned a row's picture, what the model wrote, and whether the instruction stood in
 
 
-class Interrupted(RuntimeError):
-    """Play was asked to stop and did, between two turns; what is done is in the spool."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Turn:
     """All that one turn of a batch produced."""

@@ -21,6 +21,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from editr2_jax.runtime.watchdog import STATUS, Watch, abort_held
 
 AUTO = -1  # HostsConfig.processes: the platform tells (Cloud TPU, GKE, SLURM, Open MPI)
 _JSON_LIMIT = 64 * 1024  # bytes of one host's gather_json: process 0 hands out count^2 of them
+_ONE_TASK = re.compile(r"1(\(x\d+\))?")  # of each node: "1(x4)" of four
 _LONGEST_PAUSE_S = 0.25  # between two looks at who has come
 _MIB = 2**20
 
@@ -87,6 +89,11 @@ class Hosts:
         self.index, self.count, self.first = index, count, index == 0
         self._watch, self._board, self._deadline_s, self._meetings = watch, board, deadline_s, 0
         self._clock, self._sleep = clock, sleep
+
+    @property
+    def stuck_s(self) -> float:
+        """How long one waits for the others where nothing else is said."""
+        return self._deadline_s
 
     def phase(self, name: str, **details: int | str) -> contextlib.AbstractContextManager[None]:
         """What this host is doing, e.g. phase("rollout", step=12, turn=1): for messages and as a sign of progress. Phases nest."""
@@ -204,17 +211,21 @@ def joined(config: HostsConfig, *, say: Callable[[str], None] | None = None, sta
 
 def _initialize(config: HostsConfig) -> tuple[int, int]:
     """(this process, how many there are), after all have come."""
-    named, started = {}, time.monotonic()
-    if config.coordinator:
-        named["coordinator_address"] = config.coordinator
-    if config.processes != AUTO:
-        named.update(num_processes=config.processes, process_id=config.process)
-        roll_call.take_part(config.coordinator, roll_call.Process(index=config.process, count=config.processes), within_s=config.join_s)
+    started = time.monotonic()
+    named = {"coordinator_address": config.coordinator, "num_processes": config.processes, "process_id": config.process}
+    if config.processes == AUTO:
+        named = _platform(config)
+    where, count, index = (named.get(name) for name in ("coordinator_address", "num_processes", "process_id"))
+    if None not in (where, count, index):
+        if _has_its_host_alone():
+            named |= {"local_device_ids": None, "cluster_detection_method": "deactivate"}
+        roll_call.take_part(where, roll_call.Process(index=index, count=count), within_s=config.join_s)
 
     def give_up() -> None:  # jax aborts the process instead of raising
         line = (
-            f"host {config.process} ({socket.gethostname()}, process {os.getpid()}) gave up after {time.monotonic() - started:.0f} s: "
-            f"not every process of the run came to {config.coordinator or 'the coordinator'} exactly once. Look for one without a log, "
+            f"host {'?' if index is None else index} ({socket.gethostname()}, process {os.getpid()}) gave up after "
+            f"{time.monotonic() - started:.0f} s: "
+            f"not every process of the run came to {where or 'the coordinator'} exactly once. Look for one without a log, "
             "for one with another coordinator or count, or for two with the same index."
         )
         os.write(2, (line + "\n").encode())
@@ -238,6 +249,31 @@ def _initialize(config: HostsConfig) -> tuple[int, int]:
             how = "give coordinator, processes and process"
             raise ValueError(f"HostsConfig.processes is {AUTO}, but no platform tells how many there are ({error}); {how}.") from error
     return distributed.global_state.process_id, distributed.global_state.num_processes
+
+
+def _platform(config: HostsConfig) -> dict[str, Any]:
+    """Who this process is, as jax.distributed.initialize would find out and then wait without a name: arguments for it, None where unknown.
+
+    Where a jax keeps this elsewhere, only what the config says: then jax finds out by itself, and who is missing stays unnamed.
+    """
+    told = config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    try:
+        from jax._src.clusters import ClusterEnv
+
+        where, count, index, devices = ClusterEnv.auto_detect_unset_distributed_params(
+            told, None, None, None, None, math.ceil(config.join_s)
+        )
+    except (ImportError, AttributeError, TypeError):
+        return {"coordinator_address": told} if told else {}
+    if os.environ.get("JAX_LOCAL_DEVICE_IDS"):  # which jax reads itself
+        devices = None
+    return {"coordinator_address": where, "num_processes": count, "process_id": index, "local_device_ids": devices}
+
+
+def _has_its_host_alone() -> bool:
+    """Whether SLURM or Open MPI started one process on each host. jax gives a process of theirs one device, whoever else is there."""
+    told = [os.environ[name] for name in ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE") if name in os.environ]
+    return bool(told) and _ONE_TASK.fullmatch(told[0]) is not None
 
 
 def _may_come_from_another_host(error: BaseException | None) -> bool:

@@ -1,4 +1,4 @@
-"""Stopping politely: a signal raises a flag, the loop finishes its step, saves and leaves."""
+"""Stopping politely: a signal raises a flag, the work that looks at it comes to a place where it can stop, the run saves and leaves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+
+
+class Interrupted(RuntimeError):
+    """Work was asked to stop and did, at a place that it can go on from: what is done of it is on disk."""
 
 
 @contextlib.contextmanager

@@ -15,9 +15,10 @@ import os
 import platform
 import subprocess
 import tempfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 PACKAGES = (
     "editr2_jax",
@@ -66,21 +67,31 @@ def writable(directory: str | os.PathLike, *, flag: str = "--workdir") -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold the workdir for this process; raises ValueError while another process holds it. The kernel lets go when a process dies."""
+def exclusive(directory: Path, *, within_s: float = 0.0) -> Iterator[None]:
+    """Hold the workdir for this process; raises ValueError where another process holds it, and does not let go in time.
+
+    The kernel lets go when a process dies; a server of files, when it has missed a machine that was lost for a while.
+    """
+    ends = time.monotonic() + within_s
     with open(directory / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while not (held := _locked(file)) and time.monotonic() < ends:
+            time.sleep(min(1.0, within_s))
+        if not held:
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise ValueError(
-                f"{directory}: process {owner} is writing into this workdir; stop it first, or choose another --workdir."
-            ) from None
+            raise ValueError(f"{directory}: process {owner} is writing into this workdir; stop it first, or choose another --workdir.")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def claim(

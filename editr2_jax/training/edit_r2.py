@@ -21,9 +21,10 @@ from editr2_jax.rewards.suite import Pending, Scores, Suite
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.collect import Rollout
 from editr2_jax.rollouts.player import Player, Weights
-from editr2_jax.rollouts.spool import Interrupted, Spool
+from editr2_jax.rollouts.spool import Spool
 from editr2_jax.runtime import keys
 from editr2_jax.runtime.hosts import Hosts
+from editr2_jax.runtime.signals import Interrupted
 from editr2_jax.training import state as states
 from editr2_jax.training import train_batch, useful_flops
 from editr2_jax.training.seeing import Seeing
@@ -83,7 +84,7 @@ class EditR2:
     to_play: Callable[[nnx.State], Weights] | None = None  # where play wants what learns, and its frozen weights; None: as they lie
     hosts: Hosts | None = None  # those that run this together; None: this one alone
     spool: Callable[..., Spool | None] = lambda weights, samples, *, step, batch: None  # keeps the turns of half-done rollouts
-    should_stop: Callable[[], bool] = lambda: False  # asked between two turns, and before an update; the same on all hosts
+    should_stop: Callable[[], bool] = lambda: False  # asked between turns, while judges think, before an update; alike on all hosts
     seeing: Seeing = dataclasses.field(default_factory=Seeing)  # keeps the time of the phases
     work: Work | None = None  # what its share of the devices' peak is counted by
 
@@ -99,7 +100,7 @@ class EditR2:
             self.seeing.follow("recall", sent, old)  # goes on while judges are waited for
         with self._phase("reward_wait", step):
             asked = [Asked(rollout.samples, turns, rollout.here) for rollout, turns in zip(rollouts, pending, strict=True)]
-            scores = Panel(self.suite, self.hosts).collect(asked)
+            scores = Panel(self.suite, self.hosts, should_stop=self.should_stop).collect(asked)
         metrics = _rewards(rollouts, scores) | self.suite.counted() | gap
         credits, told = self.credits(rollouts, scores)
         chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]

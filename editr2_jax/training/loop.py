@@ -10,8 +10,8 @@ from typing import Protocol
 import jax
 
 from editr2_jax.records import Sample
-from editr2_jax.rollouts.spool import Interrupted
 from editr2_jax.runtime.metrics import MetricsWriter
+from editr2_jax.runtime.signals import Interrupted
 from editr2_jax.training import state as states
 from editr2_jax.training.seeing import Seeing
 from editr2_jax.training.state import TrainState
@@ -51,7 +51,7 @@ def run(
 ) -> TrainState:
     """Trains from state.step to config.steps; returns early, saved, when asked to stop. `look` is called after every step's save.
 
-    A recipe that is interrupted between two turns leaves its step for the next time.
+    A recipe that is interrupted leaves its step for the next time, and so does a look.
 
     Raises NonFiniteLoss before a step whose loss or gradient is no number is saved.
     """
@@ -78,7 +78,12 @@ def run(
         if due:
             with seeing.phase("save"):
                 save(state)
-        look(state)
+        try:
+            look(state)
+        except Interrupted as stop:
+            save(state)
+            out.say(f"after step {step + 1} of {config.steps}: {stop} Saved; the same command goes on from there.")
+            break
         if stopping and not last:
             out.say(f"stopped after step {step + 1} of {config.steps}, saved; the same command goes on from here.")
             break

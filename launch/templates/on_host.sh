@@ -118,7 +118,10 @@ supervise() {
 
 on_signal() {
     stopped=true interrupted=true
-    [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
+    [[ -n $child ]] || return 0
+    # Before training takes its place the shell waits for preflight, which would outlive it and hold the port.
+    [[ $(cat "/proc/$child/comm" 2>/dev/null) != bash ]] || pkill -TERM -P "$child" || true
+    kill -TERM "$child" 2>/dev/null || true
 }
 
 # note KIND TEXT: host_I.KIND, as a whole: who looks meanwhile sees the old text or the new one. Two processes may write it at once.

@@ -141,7 +141,7 @@ row("unknown flag", 2, r"unknown flag --wrkdir \(the nearest is --workdir\); see
     lambda p: ("train", f"--config={CONFIG}", f"--wrkdir={p.run}")
 )
 row("missing config file", 2, r"small_rum\.py: there is no such config file \(the nearest is .*small_run\.py\)")(
-    lambda p: p.train(config=str(CONFIG).replace("run", "rum"))
+    lambda p: p.train(config=CONFIG.with_name("small_rum.py"))
 )
 row("unknown variant", 2, r"small_run\.py:\d+: .*there is no variant 'phone'; this config has edit_r2, supervised, autoencoder")(
     lambda p: p.train(config=f"{CONFIG}:phone")

@@ -1,6 +1,7 @@
 """`doctor --preflight` from the command line: flags that go together, findings as lines and JSON, exit statuses."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -45,6 +46,26 @@ def test_a_failure_is_an_exit_status_with_advice(tmp_path, monkeypatch):
     assert outcome.status == 1 and not outcome.err
     assert "'/no/such/folder' is no folder" in outcome.out and "expected are 4096" in outcome.out
     assert "2 fail. What to do:" in outcome.out and "devices: Is this the machine" in outcome.out
+
+
+@pytest.mark.slow
+def test_a_converted_checkpoint_is_one_too(small_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    folder = tmp_path / "converted"
+    assert call("port", "convert", f"--checkpoint={small_checkpoint}", f"--out={folder}", "--to=orbax").status == 0
+    ask = (
+        "doctor",
+        "--preflight",
+        f"--config={MAIN}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.model.checkpoint={folder}",
+        "--free_gb=0",
+    )
+    outcome = call(*ask)
+    assert outcome.status == 0 and f"{folder}:" in outcome.out and "converted parameters" in outcome.out, outcome.out
+    shutil.rmtree(folder / "weights")
+    outcome = call(*ask)
+    assert outcome.status == 1 and "checkpoint: Copy it again, or convert it again." in outcome.out
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Runs from the command line to their last file: finished, stopped, killed, resumed; every recipe; photographs."""
 
+import contextlib
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from small_checkpoint import CONFIG, PATIENCE, billed, call, handles, small_conf
 from editr2_jax import assemble, experiment
 from editr2_jax.cli import common
 from editr2_jax.data.session_source import SessionFolder
-from editr2_jax.runtime import metrics
+from editr2_jax.runtime import metrics, signals
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 STEPS = 6  # of small_run.py
@@ -198,6 +199,19 @@ def test_stops_and_kills_leave_no_trace(small_checkpoint, tmp_path):
     assert any(np.any(array) for name, array in found.items() if "lora_b" in name)
     for step in range(0, total + 1, total // 2):
         assert content(broken / f"eval/{step}") == content(whole / f"eval/{step}"), (step, told)
+
+
+def test_a_stop_in_an_evaluation_leaves_it_for_the_next_start(small_checkpoint, tmp_path, monkeypatch):
+    """Before the first step; then after one that nothing else would have saved."""
+    run, asked = tmp_path / "run", {"stop": lambda: True}
+    monkeypatch.setattr(signals, "stop_flag", lambda: contextlib.nullcontext(lambda: asked["stop"]()))
+    more = ("--config.loop.steps=2", "--config.evaluate.every=1", "--config.loop.save_every=9", "--config.doctor.before=false")
+    assert succeed(*train(run, small_checkpoint, *more)).endswith("stopped at step 0 of 2; the same command goes on.\n")
+    assert not list((run / "eval").glob("*/summary.json")) and not lines(run)
+
+    asked["stop"] = lambda: lines(run) == 1  # no sooner than in the evaluation after step 0
+    assert succeed(*train(run, small_checkpoint, *more)).endswith("stopped at step 1 of 2; the same command goes on.\n")
+    assert saved(run) == [1] and sorted(path.parent.name for path in (run / "eval").glob("*/summary.json")) == ["0"]
 
 
 @pytest.mark.nightly

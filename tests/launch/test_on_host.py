@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from fake_cloud import Cloud
+from fake_cloud import PATIENCE, Cloud
 
 
 @pytest.fixture
@@ -80,6 +80,19 @@ def test_a_signal_reaches_training_which_saves_and_is_not_started_again(cloud):
     said, _ = process.communicate()
     assert process.returncode == 75 and len(cloud.trained(0)) == 1 and state(cloud) == "exit 75"
     assert "saved" in said and said == (cloud.out / "logs/host_0.log").read_text()
+
+
+def test_a_signal_ends_preflight_too(cloud):
+    """Else it would wait for the other hosts, and hold the coordinator's port against the next start."""
+    cloud.plan(0, "0", doctor="hang")
+    process = subprocess.Popen(["bash", cloud.out / "run.sh"], env=cloud.environment, stdout=subprocess.PIPE, text=True)
+    log = cloud.out / "logs/host_0.log"
+    while not log.exists() or "doctor of host 0" not in log.read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=PATIENCE)  # which ends when nobody holds the pipe any more
+    assert process.returncode == 75 and not cloud.trained(0) and state(cloud) == "exit 75", said
 
 
 def test_killed_training_is_a_fault(cloud):

@@ -1,6 +1,7 @@
 """Several hosts: each asks about its own rollouts, and all know what one host would have known of all of them."""
 
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ class Hosts:
             self._barrier.wait()
             return told
 
-        return type("Exchange", (), {"count": self.count, "gather_text": staticmethod(gather_text)})()
+        agree = lambda flag: any(gather_text(flag))  # noqa: E731
+        return types.SimpleNamespace(count=self.count, stuck_s=60.0, gather_text=gather_text, agree=agree)
 
 
 def episode(row, turn):

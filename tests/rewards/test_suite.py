@@ -234,6 +234,35 @@ def test_a_raised_verdict_keeps_its_reason():
     assert verdict.status is Status.SERVICE_ERROR and math.isnan(verdict.value) and "after 30 s" in verdict.detail["reason"]
 
 
+def test_closing_does_not_wait_for_ever_for_a_judge(monkeypatch):
+    """What hangs on a service ends with it; what it was about stays without a verdict."""
+
+    class Line:
+        def __init__(self):
+            self.asked, self.cut = threading.Event(), threading.Event()
+
+        def counters(self):
+            return {}
+
+        def close(self):
+            self.cut.set()
+
+    class Hangs:
+        name, line = "if", Line()
+
+        def score(self, episode):
+            self.line.asked.set()
+            assert self.line.cut.wait(60)
+            raise ConnectionError("closed")
+
+    monkeypatch.setattr(suite, "_PATIENCE_S", 0.05)
+    reward = Hangs()
+    with suite.Suite([reward], {"if": 1.0}, services={"judge": reward.line}) as judged:
+        pending = judged.submit([fakes.episode([fakes.turn()], [0, 1])])
+        assert reward.line.asked.wait(60)
+    assert pending.futures["if"][0].result().status is Status.SERVICE_ERROR
+
+
 def test_services_are_counted_since_last_time_and_closed_with_the_suite():
     class Meter:
         count, closed = 2.0, 0

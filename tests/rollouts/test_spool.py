@@ -27,7 +27,8 @@ from editr2_jax.records import Verdict
 from editr2_jax.rewards.suite import Suite
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rollouts import collect, spool
-from editr2_jax.rollouts.spool import Interrupted, Spool, Turn
+from editr2_jax.rollouts.spool import Spool, Turn
+from editr2_jax.runtime.signals import Interrupted
 
 
 def spooled(folder, samples=None, *, step=4, batch=0, settings=None, **more):

@@ -121,6 +121,32 @@ def stuck(here: hosts.Hosts, folder: Path) -> None:
     here.barrier("judged", within_s=300.0)
 
 
+def slurm(here: hosts.Hosts, folder: Path) -> None:
+    """What jax took from the variables of SLURM."""
+    from jax._src import xla_bridge
+
+    tell(f"host {here.index} of {here.count}, visible devices: {xla_bridge.CUDA_VISIBLE_DEVICES.value}")
+
+
+def told_by_platform(scene: str, process: int, processes: int, port: int) -> None:
+    """The variables of Open MPI, or of SLURM with one task on each node."""
+    names = {
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1", "OMPI_COMM_WORLD_SIZE": processes, "OMPI_COMM_WORLD_RANK": process,
+        "OMPI_COMM_WORLD_LOCAL_RANK": 0, "OMPI_COMM_WORLD_LOCAL_SIZE": 1,
+    } if scene == "platform" else {
+        "SLURM_JOB_ID": 1, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": processes, "SLURM_PROCID": process, "SLURM_LOCALID": 0,
+        "SLURM_STEP_TASKS_PER_NODE": f"1(x{processes})",
+    }  # fmt: skip
+    os.environ.update({name: str(value) for name, value in names.items()} | {"JAX_COORDINATOR_PORT": str(port)})
+
+
+def wait_for_all(folder: Path, process: int) -> None:
+    """Until all that were started have imported what they need: on a busy machine that takes longer than they wait for each other."""
+    (folder / f"imported_{process}").touch()
+    while len(list(folder.glob("imported_*"))) < len(list(folder.glob("out_*"))):
+        time.sleep(0.05)
+
+
 def terminated(here: hosts.Hosts, folder: Path) -> None:
     """SIGTERM reaches one host, and all stop after the same step. The flag was set up before jax was."""
     for step in range(10**6):
@@ -133,11 +159,15 @@ def terminated(here: hosts.Hosts, folder: Path) -> None:
 
 if __name__ == "__main__":
     scene, process, processes, port, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], Path(sys.argv[5])
+    which = {"coordinator": f"localhost:{port}", "processes": processes, "process": process}
+    if scene in ("platform", "slurm"):
+        told_by_platform(scene, process, processes, port)
+        which = {"processes": hosts.AUTO}
+    if scene == "alone":
+        wait_for_all(folder, process)
     config = hosts.HostsConfig(
-        coordinator=f"localhost:{port}",
-        processes=processes,
-        process=process,
-        join_s=8.0 if scene == "alone" else 120.0,
+        **which,
+        join_s={"alone": 8.0, "platform": 3.0}.get(scene, 120.0),
         silence_s=SILENCE_S,
         stuck_s=5.0 if scene == "stuck" else 300.0,
     )

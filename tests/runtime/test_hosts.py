@@ -367,6 +367,33 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         hosts.HostsConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("told", "own"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x16)"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2,1"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, True),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, False),
+        ({}, False),
+    ],
+)
+def test_a_process_that_is_alone_on_its_host_has_all_devices_of_it(monkeypatch, told, own):
+    """jax would take the one whose number is SLURM_LOCALID."""
+    given = {}
+    for name in ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(hosts.roll_call, "take_part", lambda *_, **__: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **how: given.update(how))
+    hosts._initialize(hosts.HostsConfig(coordinator="a:1", processes=2))
+    assert (given.get("cluster_detection_method") == "deactivate") is own
+    assert (given["coordinator_address"], given["num_processes"], given["process_id"]) == ("a:1", 2, 0)
+
+
 def test_a_platform_that_tells_nothing(monkeypatch):
     def initialize(**_):  # as jax does, which first wants that no device was used before
         raise ValueError("coordinator_address should be defined.")

@@ -182,6 +182,19 @@ def test_a_host_that_never_starts(play):
         )
 
 
+def test_a_host_that_never_starts_where_the_platform_says_who_there_are(play):
+    children = play("platform", 2, start=[0])
+    assert children.statuses() == [1], children.report()
+    assert f"host 1 did not come to the roll call at 127.0.0.1:{children.port} within 3 s; there: host 0 " in children.err(0)
+
+
+def test_the_platform_says_who_there_are_and_each_has_all_devices_of_its_host(play):
+    children = play("slurm", 2)
+    assert children.statuses() == [0, 0], children.report()
+    for index in range(2):
+        assert f"host {index} of 2, visible devices: all" in children.out(index)
+
+
 def test_a_coordinator_that_never_starts(play):
     children = play("alone", 2, start=[1])
     assert children.statuses() == [1], children.report()

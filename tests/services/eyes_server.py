@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from editr2_jax.services import wire
@@ -85,6 +86,13 @@ class EyesServer:
             line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{self.process.pid}/net/{name}").read_text().splitlines()[1:]
         ]
         return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in mine}  # 0A: LISTEN
+
+    def wait_until_inside(self, count):
+        """Returns when so many requests are being read, waiting, or with the model."""
+        ends = time.monotonic() + 30
+        while (inside := self.counted()["editr2_requests_inside"]) != count:
+            assert time.monotonic() < ends, f"{inside} requests are inside, not {count}"
+            time.sleep(0.01)
 
     def counted(self, **headers):
         """The numbers of GET /metrics."""

@@ -198,15 +198,15 @@ def test_what_one_endpoint_cannot_answer_another_does(server, tmp_path):
 
 
 def test_while_all_are_down_questions_wait_and_then_fail_fast_until_one_is_back(server):
-    with pool(server, outage_s=1.0, breaker_failures=1) as endpoints:
+    with pool(server, outage_s=3.0, breaker_failures=1) as endpoints:
         assert ask(endpoints) == "yes"
         server.kill()
-        with pytest.raises(ServiceError, match=r"No endpoint has answered for 1 s \(http://127.0.0.1:\d+/v1: "):
+        with pytest.raises(ServiceError, match=r"No endpoint has answered for 3 s \(http://127.0.0.1:\d+/v1: "):
             ask(endpoints)
         started = time.monotonic()
         with pytest.raises(ServiceError, match="No endpoint has answered"):
             ask(endpoints)
-        assert time.monotonic() - started < 0.9, "it does not wait again"
+        assert time.monotonic() - started < 2.7, "it does not wait again"
         server.start()
         for _ in range(100):  # each of them may start a probe
             try:
@@ -255,9 +255,9 @@ def test_closing_ends_what_waits(server):
 
 
 def test_an_unused_pool_starts_nothing():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with Endpoints(EndpointsConfig()):
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before, "threads of other tests may end meanwhile"
 
 
 def test_a_circuit_by_hand():

@@ -41,13 +41,15 @@ def test_text_inside_a_picture_is_not_blown_up():
 
 
 def test_bodies_that_are_refused_are_not_kept():
-    with EyesServer("detector", "max_requests=2", "max_body_bytes=8000000", "body_s=3", kind="faulty") as server:
+    with EyesServer("detector", "max_requests=2", "max_body_bytes=8000000", "body_s=8", kind="faulty") as server:
         server.post("/v1/detect", ASK)
         before = server.resident()
         half = head("Content-Length: 8000000") + b"\0" * 7_000_000
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             answers = [pool.submit(server.raw, half) for _ in range(16)]
-            time.sleep(1.5)
+            ends = time.monotonic() + 30
+            while sum(answer.done() for answer in answers) < 14 and time.monotonic() < ends:
+                time.sleep(0.05)
             assert server.resident() < before + (2 * 16 << 20) + (24 << 20)  # two are read, fourteen are dropped as they come
             statuses = sorted(answer.result().split(b" ", 2)[1] for answer in answers)
         assert statuses == [b"408"] * 2 + [b"503"] * 14
@@ -105,7 +107,7 @@ def test_who_hangs_up_leaves_no_pictures_behind():
     ):
         faulty.post("/v1/detect", ASK)
         busy.sendall(head(f"Content-Length: {len(slow)}") + slow)
-        time.sleep(0.2)
+        faulty.wait_until_inside(1)
         before = faulty.resident()
         for _ in range(40):  # 3 MB each, decoded
             with socket.create_connection(("127.0.0.1", faulty.port), timeout=20) as connection:
@@ -124,6 +126,6 @@ def test_an_answer_that_nobody_takes_is_dropped():
         connection.settimeout(20)
         connection.connect(("127.0.0.1", features.port))
         connection.sendall((ask + message) * 3)
-        time.sleep(2.0)
+        time.sleep(4.0)
         assert len(eyes_server.read_to_end(connection)) < 3 * 2_400_000
         assert features.ask("GET", "/health")[0] == 200

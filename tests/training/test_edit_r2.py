@@ -3,6 +3,7 @@ import dataclasses
 import itertools
 import json
 import re
+import threading
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from editr2_jax.records import Sample, Session, Verdict
 from editr2_jax.rewards.suite import Suite
 from editr2_jax.runtime import metrics as metrics_files
 from editr2_jax.runtime.metrics import MetricsWriter
+from editr2_jax.runtime.signals import Interrupted
 from editr2_jax.training import edit_r2, session_log, train_batch
 from editr2_jax.training.edit_r2 import EditR2, RatioError, StepConfig
 from editr2_jax.training.train_batch import AdvantageConfig
@@ -163,6 +165,17 @@ def test_a_step_is_written_down_for_the_inspector(done, tmp_path):
             assert (tmp_path / turn["picture"]).is_file()
             assert turn["intent"] == record.rollouts[0].intents[r][t] and set(turn["scores"]) == {"if", "cc"}
             assert turn["text_learns"] == bool(t and record.credits[0].text_mask[r, t])
+
+
+def test_a_step_that_waits_for_its_judges_can_be_stopped():
+    """Asked after every turn, then while it waits; what learns is as it was."""
+    let, asks, state = threading.Event(), iter([False] * tiny_world.TURNS + [True]), tiny_world.state()
+    thinking = Scripted("if", lambda picture: float(let.wait(60)))
+    with Suite([thinking], {"if": 1.0}, workers=1) as suite:
+        with pytest.raises(Interrupted, match="verdicts had come"):
+            _recipe(suite, should_stop=lambda: next(asks), first_step=9).step(state, tiny_world.samples(), 0)
+        let.set()
+    tiny_world.assert_close(state.trainable, tiny_world.moved().trainable)
 
 
 # Batches ---------------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import pytest
 
 from editr2_jax.runtime import metrics as metrics_files
 from editr2_jax.runtime.metrics import MetricsWriter
+from editr2_jax.runtime.signals import Interrupted
 from editr2_jax.training import loop
 from editr2_jax.training.loop import LoopConfig
 from editr2_jax.training.state import NonFiniteLoss, TrainState
@@ -35,9 +36,15 @@ def _state(step: int = 0) -> TrainState:
     return TrainState(trainable=jnp.float32(step), moments=(), step=jnp.asarray(step, jnp.int32))
 
 
-def _run(start=0, *, stop_after=None, recipe=None, events=None, **config):
+def _run(start=0, *, stop_after=None, recipe=None, events=None, interrupted=None, **config):
     """Runs fake steps; returns everything that happened, in order."""
     recipe, out, events = recipe or Recipe(), Out(), [] if events is None else events
+
+    def look(state):
+        events.append(("look", int(state.step)))
+        if int(state.step) == interrupted:
+            raise Interrupted("stopped after turn 1 of 3.")
+
     state = loop.run(
         _state(start),
         iter(f"sessions {i}" for i in range(start, 100)),
@@ -45,7 +52,7 @@ def _run(start=0, *, stop_after=None, recipe=None, events=None, **config):
         config=LoopConfig(**config),
         out=out,
         save=lambda state: events.append(("save", int(state.step))),
-        look=lambda state: events.append(("look", int(state.step))),
+        look=look,
         stop_requested=lambda: stop_after is not None and len(recipe.asked) >= stop_after,
     )
     return state, recipe, out, events
@@ -82,6 +89,12 @@ def test_a_request_to_stop_ends_the_run_after_its_step_saved():
     assert [step for what, step in events if what == "save"] == [3]
     assert list(out.written) == [0, 2]  # the last step before the end is written
     assert out.said == ["stopped after step 3 of 10, saved; the same command goes on from here."]
+
+
+def test_a_look_that_is_interrupted_leaves_its_step_saved():
+    state, recipe, out, events = _run(steps=10, save_every=100, interrupted=3)
+    assert int(state.step) == 3 == len(recipe.asked) and events[-2:] == [("look", 3), ("save", 3)]
+    assert out.said == ["after step 3 of 10: stopped after turn 1 of 3. Saved; the same command goes on from there."]
 
 
 def test_a_request_in_the_last_step_changes_nothing():
