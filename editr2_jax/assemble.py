@@ -156,6 +156,14 @@ def abstract(config, layouts: Layouts | None, *, platform: str = "") -> tuple[Ne
     return network.run_as(*executions(config, layouts, platform=platform)), trainable, frozen
 
 
+def on_one_device(config):
+    """The config of a run, to be looked at on one device whatever mesh the run had."""
+    alone = config.copy_and_resolve_references()
+    with alone.unlocked():
+        alone.mesh.update(data=1, fsdp=-1, tensor=1, sequence=1)
+    return alone
+
+
 def refuse_indivisible(config, layouts: Layouts | None, size: sizes.BagelConfig) -> None:
     """Raises ValueError where the mesh does not cut rows or heads evenly."""
     if layouts is None:
