@@ -168,7 +168,14 @@ def refuse_indivisible(config, layouts: Layouts | None, size: sizes.BagelConfig)
     """Raises ValueError where the mesh does not cut rows or heads evenly."""
     if layouts is None:
         return
-    for name, rows in (("step.rows", config.step.rows), ("evaluate.rows", config.evaluate.rows)):
+    passes = {"step.rows": config.step.rows, "evaluate.rows": config.evaluate.rows}
+    if config.recipe == "edit_r2" and config.data.group <= config.step.rows:
+        group, sessions = config.data.group, config.data.sessions
+        groups = min(config.step.rows // group, sessions)
+        passes[f"a batch of {groups} groups of {group} rollouts (data.group in step.rows={config.step.rows})"] = groups * group
+        if last := sessions % groups:
+            passes[f"a step's last batch, of {last} groups of {group} rollouts (data.sessions={sessions})"] = last * group
+    for name, rows in passes.items():
         for layout in layouts:
             layout.check_divides(name, "batch", rows)
     for layout in layouts:
