@@ -93,7 +93,7 @@ def summary(found: Sequence[Examined], subject: Subject, chip: Chip | None) -> l
     played = f"{config.data.sessions} sessions x {config.data.group} = {config.data.sessions * config.data.group} rollouts a step"
     if chip is None:
         return [f"{subject.topology.generation}: no figures of this device are known, so there are no seconds; {played}."]
-    tight = max(found, key=lambda one: one.need)
+    tight = max(found, key=_tightness)
     verdict = "every phase fits" if all(fits(one, chip) for one in found) else "DOES NOT FIT"
     lines.append(f"{verdict}: at most {tight.need / _GIB:.2f} of {chip.memory / _GIB:.2f} GiB ({tight.name})")
     if not all(fits(one, chip) for one in found):
@@ -109,7 +109,7 @@ def summary(found: Sequence[Examined], subject: Subject, chip: Chip | None) -> l
 
 def knob(found: Sequence[Examined], subject: Subject, chip: Chip) -> str:
     """The first setting to change for the phase that lacks the most room."""
-    worst = max(found, key=lambda one: (bool(one.too_much), one.need))
+    worst = max(found, key=_tightness)
     config = subject.config
     if subject.layouts.differ and worst.beside > chip.memory / 3:
         return f"mesh.rollout={config.mesh.train} (one copy of the frozen weights)"
@@ -123,6 +123,10 @@ def knob(found: Sequence[Examined], subject: Subject, chip: Chip) -> str:
     if config.mesh.data > 1:
         return "mesh.data=1, mesh.fsdp=-1 (weights cut over more devices)"
     return "a larger topology" if worst.name in _WITHOUT_ROWS else "a larger topology, fewer turns, or smaller pictures"
+
+
+def _tightness(one: Examined) -> tuple[bool, int]:
+    return bool(one.too_much), one.need
 
 
 def _fewer_rows(subject: Subject, rows: int, *, group: int = 1) -> int | None:

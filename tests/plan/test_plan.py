@@ -7,11 +7,13 @@ import sys
 import types
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from small_checkpoint import PATIENCE, call, start
 
 from editr2_jax.cli import common
-from editr2_jax.plan import phases, search, told, topology
+from editr2_jax.plan import compiled, phases, search, told, topology
 from editr2_jax.plan.compiled import Examined
 from editr2_jax.policies import flops
 from editr2_jax.runtime import chips, mesh
@@ -172,6 +174,29 @@ def test_plans_stand_side_by_side(tmp_path):
     )
     assert "| v5e:4x4 | denoise | 3 | 1.00 | 2.00 | 4.00 | 2.0 | 2.000 | 1.000 | 0.500 | compute | 50% |" in told.out
     assert "there is no missing.json" in call("plan", "--table=missing.json").err
+
+
+ASKED = (  # what compilers say; both numbers hold arguments and temporaries
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (18.00G) exceeds available HBM (15.75G).",
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 18.00G of 15.75G hbm. Exceeded hbm",
+)
+
+
+@pytest.mark.parametrize("message", ASKED)
+def test_a_phase_without_room_says_how_much_it_would_have_taken(message):
+    def trace():
+        def compile_():
+            raise RuntimeError(message)
+
+        return types.SimpleNamespace(jaxpr=jax.make_jaxpr(jnp.sin)(1.0), lower=lambda: types.SimpleNamespace(compile=compile_))
+
+    subject = phases.Subject(common.load_config(str(ROOT / "configs/tabletop_edit_r2.py")), topology.of("here"), size=(48, 48))
+    given = subject.shape(2**30, dtype=jnp.int8)  # 1 GiB of arguments
+    found = compiled.examine(phases.Phase(name="x", trace=trace, calls=1, useful=1.0, arguments=(given,)), subject)
+    assert (found.arguments, found.temporaries) == (2**30, 17 * 2**30) and found.need > 18 * 2**30
+    assert found.too_much.startswith(("Ran out of memory on HBM", "XLA:TPU compile")) and not told.fits(found, chips.of("v5p"))
+    lines = told.summary([_examined("y", 2**40), found], subject, chips.of("v5e"))
+    assert lines[0].startswith("DOES NOT FIT: at most 18.") and "(x)" in lines[0]
 
 
 def _examined(name: str, need: int, **more) -> Examined:
