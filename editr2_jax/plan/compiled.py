@@ -79,7 +79,7 @@ def examine(phase: Phase, subject: Subject, *, keep: Path | None = None) -> Exam
         "name": phase.name,
         "calls": phase.calls,
         "beside": max(resident(subject) - _held(phase, subject), 0),
-        "flops": work.flops(traced.jaxpr, devices),
+        "flops": work.flops(traced.jaxpr, subject.sharers(phase.name)),
         "useful": phase.useful / devices,
     }
     try:

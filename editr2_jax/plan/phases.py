@@ -85,6 +85,13 @@ class Subject:
     def keys(self, rows: int):
         return self.like(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)))
 
+    def sharers(self, phase: str) -> int:
+        """How many devices share a phase's work outside of mapped regions. The others do it over again: along the sequence axis, which cuts
+        slots alone, all of it; where rows are not cut along heads, also what has no heads to cut, autoencoder and vision transformer."""
+        if phase.removeprefix("evaluation: ") in ("perceive", "decode"):
+            return self.layouts.rollout.parts("batch")
+        return self.layouts.train.mesh.size // self.layouts.train.parts("sequence")
+
     def words(self, rows: int, slots: int):
         """A text segment of every row."""
         return self.shape(rows, slots, dtype=jnp.int32), self.shape(rows, dtype=jnp.int32)

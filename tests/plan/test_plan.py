@@ -62,6 +62,21 @@ def test_a_plan_of_7b_says_where_everything_lies_without_an_array():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mesh_", ["mesh.tensor=2", "mesh.tensor=2 mesh.rollout=tensor", "mesh.sequence=2"])
+def test_a_device_executes_what_plan_counts(mesh_):
+    """Against the compiled programs of eight devices, also where some of them do the same over again."""
+    command = [sys.executable, str(ROOT / "tests/plan/flops_on_a_mesh.py"), "perceive,instruct,recall", *mesh_.split()]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "64", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {"perceive", "instruct", "recall"}
+    for phase, (counted, executed) in found.items():
+        assert counted == pytest.approx(executed, rel=0.01), phase
+
+
+@pytest.mark.slow
 def test_the_reference_of_the_divergence_is_no_second_copy_of_the_weights():
     """In the compiled buffers of the gradient: without the divergence as with it, but for what a pass of one layer holds."""
     bytes_, frozen = [], 0
