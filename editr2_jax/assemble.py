@@ -51,6 +51,7 @@ from editr2_jax.training.state import Averages
 
 T = TypeVar("T")
 ASSETS = Path(__file__).parent / "assets"
+DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 
 
 def settings(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
@@ -122,7 +123,7 @@ def model(config, *, say: Callable[[str], None] = lambda text: None) -> Model:
     folder = checkpoint_folder(config.model.checkpoint)
     layouts = meshes.layouts(settings(MeshConfig, config.mesh))
     where = None if layouts is None else logical_axes.placing(layouts.train)
-    whole = bagel_weights.load_folder(folder, dtype=jnp.dtype(config.model.dtype), sharding=where, say=say)
+    whole = bagel_weights.load_folder(folder, dtype=dtype_of(config), sharding=where, say=say)
     if config.train == "lora":
         network, trainable, frozen = networks.with_adapter(whole, settings(LoraConfig, config.lora), key=keys.at(config.seed, "adapter"))
     elif config.train == "full":
@@ -146,13 +147,20 @@ def sizes_of(config) -> sizes.BagelConfig:
     return choose("model.size", config.model.size, sizes.PRESETS)()
 
 
+def dtype_of(config) -> jnp.dtype:
+    """The type of a config's model. Raises ValueError naming those there are."""
+    return choose("model.dtype", config.model.dtype, DTYPES)
+
+
 def abstract(config, layouts: Layouts | None, *, platform: str = "") -> tuple[Network, nnx.State, nnx.State]:
     """The network of a config, and the shapes of what learns and of what is frozen: nothing is read, no array is made."""
-    shapes = bagel.abstract(sizes_of(config), jnp.dtype(config.model.dtype))
+    shapes = bagel.abstract(sizes_of(config), dtype_of(config))
     if config.train == "lora":
         network, trainable, frozen = networks.abstract_adapter(shapes, settings(LoraConfig, config.lora))
-    else:
+    elif config.train == "full":
         network, trainable, frozen = networks.whole(shapes, tuple(config.parts))
+    else:
+        raise ValueError(f"train is {config.train!r}; choose lora or full.")
     return network.run_as(*executions(config, layouts, platform=platform)), trainable, frozen
 
 

@@ -47,6 +47,8 @@ class Subject:
 
     def __init__(self, config, topology: Topology, *, size: tuple[int, int]):
         """`size`: height and width of the pictures. Raises ValueError for settings that the mesh does not divide."""
+        if config.recipe != "edit_r2":
+            raise ValueError(f"recipe is {config.recipe!r}; plan knows the phases of edit_r2 alone.")
         self.config, self.topology, self.size = config, topology, size
         self.layouts = _layouts(config, topology)
         self.network, self.trainable, self.frozen = assemble.abstract(config, self.layouts, platform=topology.platform)
@@ -114,7 +116,7 @@ class Subject:
 
     def perceived(self, *rows: int) -> PictureTokens:
         """What play read of pictures."""
-        d, width, dtype = self.dialogue(), self.sizes.decoder.width, jnp.dtype(self.config.model.dtype)
+        d, width, dtype = self.dialogue(), self.sizes.decoder.width, assemble.dtype_of(self.config)
         return PictureTokens(
             latents=self.shape(*rows, d.latents, self.sizes.token_dim, axes=("batch",)),
             seen=self.shape(*rows, d.patches, width, dtype=dtype, axes=("batch",)),

@@ -100,6 +100,12 @@ def test_mistakes_are_named(tmp_path):
         ("--topology=here --size=512", "give HEIGHTxWIDTH"),
         ("--topology=here --search=depth=2", "the knobs are rows"),
         ("--topology=here --config.mesh.fsdp=3", "does not hold 1 devices"),
+        ("--topology=here --config.recipe=supervised", "recipe is 'supervised'; plan knows the phases of edit_r2 alone"),
+        (
+            "--topology=here --config.model.dtype=bf16",
+            "model.dtype: there is no 'bf16', did you mean 'bfloat16'; choose from bfloat16, float16",
+        ),
+        ("--topology=here --config.train=whole", "train is 'whole'; choose lora or full"),
         ("--topology=here --search=rows=8,many", "--search: rows=many wants values of type int, such as 64"),
     ):
         outcome = call("plan", CONFIG, *argument.split())
