@@ -6,16 +6,17 @@
 A variant is a piece of hardware, alone (the reference's recipe) or with `_recommended` behind it (ours): v5e_8, v5e_16, v5e_64, v5p_16 (8
 chips), v6e_16, tpu7x_4 (4 chips), gpu_8 (one host of eight H100 or H200). What each needs of a chip, and the least time of a step:
 `python -m editr2_jax plan --config=configs/bagel_7b_edit_r2.py:v5e_16 --topology=v5e:4x4`. The plans of editr2_jax/assets/plan say (a step
-from all that overlaps to nothing that does):
+at the chip's full rates, from all that overlaps to nothing that does, and the share of its peak that would be):
 
-    v5e_8    v5e:2x4       at most 13.44 of 15.75 GiB, a step  260 to 439 s, 80% of the peak
-    v5e_16   v5e:4x4       at most 10.88 of 15.75 GiB, a step  130 to 219 s, 80% of the peak
+    v5e_8    v5e:2x4       at most 13.44 of 15.75 GiB, a step  260 to 439 s, 79% of the peak
+    v5e_16   v5e:4x4       at most 10.88 of 15.75 GiB, a step  130 to 219 s, 79% of the peak
     v5e_64   v5e:8x8       at most  9.69 of 15.75 GiB, a step  130 to 221 s, 80% of the peak
     v5p_16   v5p:2x2x2     at most 19.54 of 95.74 GiB, a step  107 to 146 s, 83% of the peak
     v6e_16   v6e:4x4       at most 10.22 of 31.24 GiB, a step   50 to 88 s, 44% of the peak
     tpu7x_4  tpu7x:2x2x1   at most 23.46 of 94.75 GiB, a step   52 to 110 s, 68% of the peak
 
-Never run: neither the weights nor the chips were at hand; what is known is what the compiler says.
+Never run: neither the weights nor the chips were at hand; what is known is what the compiler says. gpu_8 has no plan: programs for GPUs
+are compiled where GPUs are (`--topology=here` on that host). What `_recommended` changes leaves shapes and passes as they are.
 
 The reference's recipe as released: 16 dialogues x 6, 14 steps, two stochastic ones among the first seven at noise level 1.3, one baseline
 for all turns, both losses clipped at 1e-5, KL 0.01, LoRA 64 on both experts, AdamW 1e-4, no gradient clip, two updates a step. Deviations:

@@ -52,6 +52,7 @@ from editr2_jax.training.state import Averages
 
 T = TypeVar("T")
 ASSETS = Path(__file__).parent / "assets"
+DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 
 
 def settings(cls: type[T], section: Mapping[str, Any], **more: Any) -> T:
@@ -123,7 +124,7 @@ def model(config, *, say: Callable[[str], None] = lambda text: None) -> Model:
     folder = checkpoint_folder(config.model.checkpoint)
     layouts = meshes.layouts(settings(MeshConfig, config.mesh))
     where = None if layouts is None else logical_axes.placing(layouts.train)
-    whole = bagel_weights.load_folder(folder, dtype=jnp.dtype(config.model.dtype), sharding=where, say=say)
+    whole = bagel_weights.load_folder(folder, dtype=dtype_of(config), sharding=where, say=say)
     if config.train == "lora":
         network, trainable, frozen = networks.with_adapter(whole, settings(LoraConfig, config.lora), key=keys.at(config.seed, "adapter"))
     elif config.train == "full":
@@ -147,21 +148,43 @@ def sizes_of(config) -> sizes.BagelConfig:
     return choose("model.size", config.model.size, sizes.PRESETS)()
 
 
+def dtype_of(config) -> jnp.dtype:
+    """The type of a config's model. Raises ValueError naming those there are."""
+    return choose("model.dtype", config.model.dtype, DTYPES)
+
+
 def abstract(config, layouts: Layouts | None, *, platform: str = "") -> tuple[Network, nnx.State, nnx.State]:
     """The network of a config, and the shapes of what learns and of what is frozen: nothing is read, no array is made."""
-    shapes = bagel.abstract(sizes_of(config), jnp.dtype(config.model.dtype))
+    shapes = bagel.abstract(sizes_of(config), dtype_of(config))
     if config.train == "lora":
         network, trainable, frozen = networks.abstract_adapter(shapes, settings(LoraConfig, config.lora))
-    else:
+    elif config.train == "full":
         network, trainable, frozen = networks.whole(shapes, tuple(config.parts))
+    else:
+        raise ValueError(f"train is {config.train!r}; choose lora or full.")
     return network.run_as(*executions(config, layouts, platform=platform)), trainable, frozen
+
+
+def on_one_device(config):
+    """The config of a run, to be looked at on one device whatever mesh the run had."""
+    alone = config.copy_and_resolve_references()
+    with alone.unlocked():
+        alone.mesh.update(data=1, fsdp=-1, tensor=1, sequence=1)
+    return alone
 
 
 def refuse_indivisible(config, layouts: Layouts | None, size: sizes.BagelConfig) -> None:
     """Raises ValueError where the mesh does not cut rows or heads evenly."""
     if layouts is None:
         return
-    for name, rows in (("step.rows", config.step.rows), ("evaluate.rows", config.evaluate.rows)):
+    passes = {"step.rows": config.step.rows, "evaluate.rows": config.evaluate.rows}
+    if config.recipe == "edit_r2" and config.data.group <= config.step.rows:
+        group, sessions = config.data.group, config.data.sessions
+        groups = min(config.step.rows // group, sessions)
+        passes[f"a batch of {groups} groups of {group} rollouts (data.group in step.rows={config.step.rows})"] = groups * group
+        if last := sessions % groups:
+            passes[f"a step's last batch, of {last} groups of {group} rollouts (data.sessions={sessions})"] = last * group
+    for name, rows in passes.items():
         for layout in layouts:
             layout.check_divides(name, "batch", rows)
     for layout in layouts:

@@ -34,8 +34,9 @@ from editr2_jax.objectives.autoencoder_objective import AutoencoderConfig
 from editr2_jax.objectives.supervised_objective import SupervisedConfig
 from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import convert, model_card
+from editr2_jax.porting import export as porting_export
 from editr2_jax.records import Sample, Session, Turn
-from editr2_jax.resuming import RESUMABLE, Keeper, arrays_of, fresh_state, last_state, state_at
+from editr2_jax.resuming import RESUMABLE, Keeper, arrays_of, fresh_state, last_shown, last_state, state_at
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
@@ -417,25 +418,56 @@ def by_hand(image: str, instructions: Sequence[str]) -> Session:
 
 
 def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | None = None) -> str:
-    """Writes the last checkpoint of a run as a PyTorch folder: whole (adapters folded in, tokenizer beside it) or the adapter alone."""
-    model = assemble.model(config)
+    """Writes the last checkpoint of a run as a PyTorch folder: whole (adapters folded in, tokenizer beside it) or the adapter alone.
+
+    On one device, whatever mesh the run had. Of a run that trained an adapter only that is restored; the rest passes through in a stream.
+    """
+    if dtype is not None and dtype not in convert.DTYPES:
+        raise ValueError(f"--dtype is {dtype!r}; choose one of {', '.join(convert.DTYPES)}.")
+    if adapter and config.train != "lora":
+        raise ValueError(f"{run}: this run trained with train={config.train}, so it has no adapter; leave --adapter out.")
+    write = _export_adapted if config.train == "lora" else _export_whole
+    step, account = write(config, run, out, adapter=adapter, dtype=dtype)
+    return f"step {step} of {run} in {out}: {account.keys} tensors, {account.size / 1e6:.1f} MB"
+
+
+def _export_adapted(config, run: Path, out: Path, *, adapter: bool, dtype: str | None) -> tuple[int, convert.Account]:
+    """The step, and what was written, of a run that trained an adapter. The frozen weights are shapes here."""
+    network, shapes, frozen = assemble.abstract(config, None)
+    learned, step = last_shown(config, shapes, run)
+    worn, card = merged(network, Weights(trainable=learned, frozen=frozen)), _card(config, run, step)
+    if adapter:
+        return step, convert.export_model(worn, out, adapter=True, card=card)
+    checkpoint = assemble.checkpoint_folder(config.model.checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        porting_export.write_adapter(worn, folder)
+        return step, convert.convert(checkpoint, out, dtype=dtype or config.model.dtype, adapter=folder, card=card)
+
+
+def _export_whole(config, run: Path, out: Path, *, adapter: bool, dtype: str | None) -> tuple[int, convert.Account]:
+    """The step, and what was written, of a run that trained the model itself."""
+    model = assemble.model(assemble.on_one_device(config))
     state = last_state(config, model, run)
     whole = merged(model.network, Weights(trainable=state.shown, frozen=model.frozen))
-    if config.recipe == "autoencoder" and not adapter:
+    if config.recipe == "autoencoder":
         whole = calibrated(whole, config, assemble.data_folder(config, run))
-    if dtype is not None and not adapter:
-        cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-        nnx.update(whole, jax.tree.map(cast, nnx.state(whole)))
+    if dtype is not None:
+        wanted = lambda path: "float32" if path[0].key == "vae" else dtype  # noqa: E731
+        cast = lambda path, x: x.astype(wanted(path)) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+        nnx.update(whole, jax.tree_util.tree_map_with_path(cast, nnx.state(whole)))
+    tokenizer, step = assemble.checkpoint_folder(config.model.checkpoint), int(state.step)
+    return step, convert.export_model(whole, out, tokenizer=tokenizer, card=_card(config, run, step))
+
+
+def _card(config, run: Path, step: int) -> model_card.Card:
+    """What the README of an export tells of its run."""
     told = ("train", "lora.rank", "lora.alpha", "objective.image.kind", "objective.intent.kind", "optimizer.learning_rate", "seed")
-    card = model_card.Card(
+    return model_card.Card(
         base=Path(config.model.checkpoint).name,
-        method=f"Trained with editr2_jax, recipe `{config.recipe}`, {int(state.step)} steps.",
+        method=f"Trained with editr2_jax, recipe `{config.recipe}`, {step} steps.",
         settings={name: value for name, value in flat(config.to_dict()).items() if name in told},
         metrics={"held out": report.result(run)},
     )
-    tokenizer = assemble.checkpoint_folder(config.model.checkpoint)
-    account = convert.export_model(whole, out, adapter=adapter, tokenizer=tokenizer, card=card)
-    return f"step {int(state.step)} of {run} in {out}: {account.keys} tensors, {account.size / 1e6:.1f} MB"
 
 
 def calibrated(whole: Bagel, config, data: Path, *, sessions: int = 256) -> Bagel:

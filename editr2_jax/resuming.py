@@ -193,6 +193,20 @@ def last_state(config, model: Model, run: Path) -> TrainState:
         return resume(checkpoints, fresh_state(config, model))
 
 
+def last_shown(config, shapes: nnx.State, run: Path) -> tuple[nnx.State, int]:
+    """What a run learned, as it is evaluated and exported, and after how many steps: nothing else of the last checkpoint is read.
+
+    shapes: of what learns. Raises ValueError where there is no checkpoint.
+    """
+    name = "trainable" if assemble.averages(config).ema.kind == "off" else "ema"
+    target = {name: nnx.to_pure_dict(shapes), "step": jax.ShapeDtypeStruct((), np.int32)}
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        if checkpoints.latest_step() is None:
+            raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
+        arrays, _ = checkpoints.restore(target, partial=True)
+    return _filled(shapes, arrays[name]), int(arrays["step"])
+
+
 def state_at(config, model: Model, run: Path, step: int) -> TrainState:
     """The state of a run before `step`: step 0 needs no checkpoint, for a later one raises ValueError where it was not kept."""
     fresh = fresh_state(config, model)

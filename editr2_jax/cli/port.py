@@ -75,6 +75,8 @@ def _export(argv: list[str]) -> int:
         raise ValueError("--fold and --shards are for --checkpoint=DIR; export the run first, then its folder.")
     if args.adapter and args.workdir is None:
         raise ValueError("a checkpoint folder has no adapter; give --workdir=DIR of a run that trained one, or leave --adapter out.")
+    if args.adapter and args.dtype:
+        raise ValueError("an adapter is float32; leave --dtype out, or export the whole.")
     _on_cpu()
     if args.workdir is not None:
         from editr2_jax import experiment

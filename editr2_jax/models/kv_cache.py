@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from editr2_jax.runtime.mesh import Layout
+from editr2_jax.runtime.mesh import Layout, constrain
 
 SLOTS = ("layers", "batch", "heads", "sequence", None)  # logical axes of a cache's keys and values
 
@@ -72,11 +72,8 @@ def write(
 
 
 def placed(slots: Float[Array, "N B K S d"], layout: Layout | None) -> Float[Array, "N B K S d"]:
-    """A cache's keys or values, told inside a compiled function where they lie; an axis that the mesh does not divide is whole."""
-    if layout is None:
-        return slots
-    fits = lambda logical, size: logical if size % layout.parts(logical) == 0 else None  # noqa: E731
-    return layout.constrain(slots, *map(fits, SLOTS, slots.shape))
+    """A cache's keys or values, told inside a compiled function where they lie; see `Layout.constrain`."""
+    return constrain(layout, slots, *SLOTS)
 
 
 def _putter(layout: Layout | None, slots: int):

@@ -23,7 +23,7 @@ from editr2_jax.rollouts.player import Weights
 from editr2_jax.runtime.chips import Chip
 from editr2_jax.training.state import TrainState
 
-_USED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+_USED = re.compile(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm|\(([\d.]+)([KMG])\) exceeds available HBM \([\d.]+[KMG]\)", re.IGNORECASE)
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -79,7 +79,7 @@ def examine(phase: Phase, subject: Subject, *, keep: Path | None = None) -> Exam
         "name": phase.name,
         "calls": phase.calls,
         "beside": max(resident(subject) - _held(phase, subject), 0),
-        "flops": work.flops(traced.jaxpr, devices),
+        "flops": work.flops(traced.jaxpr, subject.sharers(phase.name)),
         "useful": phase.useful / devices,
     }
     try:
@@ -87,8 +87,9 @@ def examine(phase: Phase, subject: Subject, *, keep: Path | None = None) -> Exam
     except Exception as error:  # the compilers' own error classes differ by platform
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        arguments = phases.bytes_of(phase.arguments)
         return Examined(
-            **common, arguments=phases.bytes_of(phase.arguments), temporaries=_asked_for(str(error)), results=0, code=0, memory=0.0,
+            **common, arguments=arguments, temporaries=max(_asked_for(str(error)) - arguments, 0), results=0, code=0, memory=0.0,
             collectives={}, compile_seconds=time.monotonic() - started, too_much=_first_line(str(error)),
         )  # fmt: skip
     text = compiled.as_text()
@@ -137,11 +138,12 @@ def _held(phase: Phase, subject: Subject) -> int:
 
 
 def _asked_for(message: str) -> int:
-    """Bytes that a program without room would have taken, as far as the compiler tells."""
-    found = _USED.search(message)
-    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    """Bytes of arguments and temporaries that a program without room would have taken, as far as the compiler tells."""
+    if not (found := _USED.search(message)):
+        return 0
+    size, unit = found[1] or found[3], found[2] or found[4]
+    return int(float(size) * _UNITS[unit])
 
 
 def _first_line(message: str) -> str:
-    found = _USED.search(message)
-    return found[0] if found else message.strip().partition("\n")[0][:200]
+    return message.strip().partition("\n")[0].removeprefix("RESOURCE_EXHAUSTED: ")[:200]

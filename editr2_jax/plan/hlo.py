@@ -178,12 +178,23 @@ def _sent(kind: str, one: Instruction) -> float:
 
 
 def _result(one: Instruction) -> str:
-    """The shape of what a collective gives: of a start, the last of the pair (operand, result)."""
-    if one.opcode.endswith("-start") and one.shape.startswith("("):
-        shapes = [found[0] for found in _SHAPE.finditer(one.shape)]
-        data = [shape for shape in shapes if not shape.startswith(("u32[]", "s32[]"))]
-        return data[-1] if data else one.shape
+    """The shape of what a collective gives. Its start has a pair (operands, results) for a shape, each a tuple where several go together;
+    that of an all-reduce has the results alone."""
+    if one.opcode.endswith("-start") and one.opcode != "all-reduce-start" and one.shape.startswith("("):
+        parts = _elements(one.shape)
+        return parts[1] if len(parts) > 1 else one.shape
     return one.shape
+
+
+def _elements(shape: str) -> list[str]:
+    """The elements of a tuple's shape, which may be tuples."""
+    found, depth, begin = [], 0, 1
+    for i, letter in enumerate(shape):
+        depth += (letter in "([{") - (letter in ")]}")
+        if (depth == 1 and letter == ",") or (not depth and i):
+            found.append(shape[begin:i].strip())
+            begin = i + 1
+    return found
 
 
 def _group(text: str) -> int:

@@ -47,6 +47,8 @@ class Subject:
 
     def __init__(self, config, topology: Topology, *, size: tuple[int, int]):
         """`size`: height and width of the pictures. Raises ValueError for settings that the mesh does not divide."""
+        if config.recipe != "edit_r2":
+            raise ValueError(f"recipe is {config.recipe!r}; plan knows the phases of edit_r2 alone.")
         self.config, self.topology, self.size = config, topology, size
         self.layouts = _layouts(config, topology)
         self.network, self.trainable, self.frozen = assemble.abstract(config, self.layouts, platform=topology.platform)
@@ -85,6 +87,13 @@ class Subject:
     def keys(self, rows: int):
         return self.like(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)))
 
+    def sharers(self, phase: str) -> int:
+        """How many devices share a phase's work outside of mapped regions. The others do it over again: along the sequence axis, which cuts
+        slots alone, all of it; where rows are not cut along heads, also what has no heads to cut, autoencoder and vision transformer."""
+        if phase.removeprefix("evaluation: ") in ("perceive", "decode"):
+            return self.layouts.rollout.parts("batch")
+        return self.layouts.train.mesh.size // self.layouts.train.parts("sequence")
+
     def words(self, rows: int, slots: int):
         """A text segment of every row."""
         return self.shape(rows, slots, dtype=jnp.int32), self.shape(rows, dtype=jnp.int32)
@@ -98,16 +107,16 @@ class Subject:
         """Of the adapter; 0 where the model learns itself."""
         return self.config.lora.rank if self.config.train == "lora" else 0
 
-    def context(self, rows: int, group: int | None = None) -> Context:
-        """A context of `rows` rollouts."""
-        group = group or self.group
+    def context(self, rows: int, group: int | None = None, turns: int = 0) -> Context:
+        """A context of `rows` rollouts, with room for `turns` turns, by default those of training."""
+        group, turns = group or self.group, turns or self.turns
         source = self.shape(rows // group, *self.size, 3, dtype=jnp.uint8)
-        made = jax.eval_shape(lambda w, s: self.player.open(w, s, group=group, turns=self.turns), self.play, source)
+        made = jax.eval_shape(lambda w, s: self.player.open(w, s, group=group, turns=turns), self.play, source)
         return jax.tree.map(lambda axes, leaf: self.like(leaf, *axes), contexts.AXES, made, is_leaf=lambda node: isinstance(node, tuple))
 
     def perceived(self, *rows: int) -> PictureTokens:
         """What play read of pictures."""
-        d, width, dtype = self.dialogue(), self.sizes.decoder.width, jnp.dtype(self.config.model.dtype)
+        d, width, dtype = self.dialogue(), self.sizes.decoder.width, assemble.dtype_of(self.config)
         return PictureTokens(
             latents=self.shape(*rows, d.latents, self.sizes.token_dim, axes=("batch",)),
             seen=self.shape(*rows, d.patches, width, dtype=dtype, axes=("batch",)),
@@ -214,7 +223,7 @@ def of_play(subject: Subject) -> list[Phase]:
     latent = subject.shape(rows, d.latents, subject.sizes.token_dim, axes=("batch",))
     read = flops.encode(d) + flops.see(d)
     source = flops.block(decoder, d.latents + 2, 0) + flops.block(decoder, d.patches + 2, d.latents + 2)
-    later = [flops.block(decoder, d.picture, d.before(turn) - d.picture) for turn in range(1, turns)]
+    later = [flops.picture(d, turn) - read for turn in range(1, turns)]
     words = lambda turn: flops.block(decoder, d.instruction, d.before(turn)) + flops.block(decoder, d.instruction, turn * d.instruction)  # noqa: E731
     drawn = sum(d.steps * flops.denoise(d, turn) for turn in range(turns)) / turns
     serves = contexts.served(subject.network.for_play().execution, rows // subject.group, subject.group)
@@ -247,9 +256,9 @@ def of_learning(subject: Subject) -> list[Phase]:
     weights, played, lesson = subject.learn, subject.played(), subject.lesson()
     state = subject.state()
     asks_again = subject.config.step.updates > 1 or not updater.loss_guides or updater.objective.intent.mismatch_cap > 0
-    replay, context = subject.replay(), flops.context(d, subject.rank) - d.turns * (flops.encode(d) + flops.see(d))
-    source = flops.picture(d, 0, subject.rank) - flops.encode(d) - flops.see(d)  # read once for a group
-    read = rows * context - (rows - rows // subject.group) * source
+    replay, context, perceived = subject.replay(), flops.context(d, subject.rank), flops.encode(d) + flops.see(d)  # perceived by play
+    source = flops.picture(d, 0, subject.rank) - perceived  # read once for a group
+    read = rows * (context - d.turns * perceived) - (rows - rows // subject.group) * source
     number = subject.shape(layout=subject.layouts.train)
     behaviour = weights.trainable if updater.objective.image.needs_old and (subject.config.step.updates > 1 or state.old) else None
     return [
@@ -264,10 +273,10 @@ def of_learning(subject: Subject) -> list[Phase]:
 
 
 def of_evaluation(subject: Subject) -> list[Phase]:
-    """What held-out play does differently: no noise, greedy intents, groups of one."""
-    quiet, rows, d = subject.player.quiet(turns=subject.config.evaluate.turns), subject.config.evaluate.rows, subject.dialogue()
-    context, weights = subject.context(rows, group=1), subject.play
-    drawn = sum(d.steps * flops.denoise(d, turn) for turn in range(subject.turns)) / subject.turns
+    """What held-out play does differently: no noise, greedy intents, groups of one, and as many turns and rows as it is told."""
+    turns, rows, d = subject.config.evaluate.turns or subject.turns, subject.config.evaluate.rows, subject.dialogue()
+    quiet, context, weights = subject.player.quiet(turns=turns), subject.context(rows, group=1, turns=turns), subject.play
+    drawn = sum(d.steps * flops.denoise(d, turn) for turn in range(turns)) / turns
     none = subject.shape(rows, 0, dtype=jnp.int32)
     phases = [
         _phase(
@@ -275,7 +284,10 @@ def of_evaluation(subject: Subject) -> list[Phase]:
             weights, context, subject.keys(rows), subject.keys(rows), none, size=subject.size,
         )
     ]  # fmt: skip
-    if subject.turns > 1 and quiet.config.reconstruct:
+    if rows > subject.rows:
+        latent = subject.shape(rows, d.latents, subject.sizes.token_dim, axes=("batch",))
+        phases.append(_phase("evaluation: decode", quiet.decode, 0, rows * flops.decode(d), weights, latent, size=subject.size))
+    if turns > 1 and quiet.config.reconstruct:
         phases.append(_think(subject, quiet, 0, weights, context, name="evaluation: intent"))
     return phases
 
@@ -292,7 +304,7 @@ def of(subject: Subject) -> list[Phase]:
 
 def _think(subject: Subject, player: Player, calls: float, weights: Weights, context: Context, name: str = "intent") -> Phase:
     rows, d, slots = context.rows, subject.dialogue(), player.config.policy.slots
-    turns = range(1, subject.turns)
+    turns = range(1, player.config.turns)
     useful = sum(flops.ask(d, turn) + d.intent * flops.token(d, turn) for turn in turns) / len(turns)
     segments = (subject.words(rows, slots.system), subject.words(rows, slots.question))
     return _phase(name, player.think, calls, rows * useful, weights, context, segments, subject.keys(rows))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from editr2_jax.plan import compiled, told
 from editr2_jax.plan.phases import Subject
-from editr2_jax.plan.topology import Topology
 from editr2_jax.runtime import chips
 
 KNOBS = {  # what can be varied -> the settings that it sets
@@ -19,6 +18,7 @@ KNOBS = {  # what can be varied -> the settings that it sets
     "data": ("mesh.data",),
     "fsdp": ("mesh.fsdp",),
     "tensor": ("mesh.tensor",),
+    "sequence": ("mesh.sequence",),
     "train": ("mesh.train",),
     "rollout": ("mesh.rollout",),
     "words": ("mesh.words",),
@@ -45,22 +45,23 @@ def variants(config: Any, text: str) -> Iterator[tuple[str, Any]]:
             for name, value in combination:
                 for setting in KNOBS[name]:
                     section, last = setting.split(".")
-                    varied[section][last] = type(varied[section][last])(value)
+                    varied[section][last] = _like(varied[section][last], f"{name}={value}", value)
         yield ", ".join(f"{name}={value}" for name, value in combination), varied
 
 
+def _like(present: Any, told: str, value: str) -> Any:
+    """A value of the type of the present one."""
+    try:
+        return type(present)(value)
+    except ValueError:
+        raise ValueError(f"--search: {told} wants values of type {type(present).__name__}, such as {present!r}.") from None
+
+
 def plan(
-    config: Any,
-    topology: Topology,
-    *,
-    size: tuple[int, int],
-    only: Sequence[str],
-    say: Callable[[str], None],
-    command: str,
-    keep: Path | None = None,
+    subject: Subject, *, only: Sequence[str], say: Callable[[str], None], command: str, keep: Path | None = None
 ) -> tuple[dict[str, Any], bool]:
     """Compiles the phases, telling of each as it comes; everything as JSON, and whether all of it fits."""
-    subject, chip = Subject(config, topology, size=size), chips.of(topology.generation)
+    topology, chip, size = subject.topology, chips.of(subject.topology.generation), subject.size
     mesh = " x ".join(f"{axis} {n}" for axis, n in subject.layouts.train.mesh.shape.items() if n > 1) or "one device"
     laid = f"updates {subject.layouts.train.name}, play {subject.layouts.rollout.name}, words {subject.layouts.words.name}"
     say(
@@ -74,4 +75,19 @@ def plan(
     good = not any(one.too_much for one in found) and (chip is None or all(told.fits(one, chip) for one in found))
     if not only:
         say("\n".join([*told.summary(found, subject, chip), told.LEGEND]))
-    return told.as_json(found, subject, None if chip is None else chip, command=command), good
+    return told.as_json(found, subject, chip, command=command, whole=not only), good
+
+
+def ranked(plans: Sequence[Mapping[str, Any]]) -> str:
+    """The plans of a search, as `plan` gives them with what was varied: those that fit first, the quickest step in front."""
+    lines = []
+    for one in plans:
+        if "refused" in one:
+            lines.append((2, 0.0, f"{one['varied']}: cannot be"))
+            continue
+        need, step = max(phase["need"] for phase in one["phases"]) / 2**30, one["step"]
+        fits = not any(phase["too_much"] or not phase.get("fits", True) for phase in one["phases"])
+        seconds = step["bound"] if step else 0.0
+        said = f"at least {seconds:.1f} s a step" if step else "no seconds"
+        lines.append((int(not fits), seconds, f"{one['varied']}: {said}, at most {need:.2f} GiB{'' if fits else ', DOES NOT FIT'}"))
+    return "\n".join(["", "of these, the best first:", *(line for *_, line in sorted(lines))])

@@ -9,10 +9,11 @@ _GIB = 2**30
 
 
 def markdown(plans: Sequence[Mapping[str, Any]]) -> str:
-    """Plans as `told.as_json` gives them. Seconds are bounds from the chips' figures, not measurements."""
+    """Plans as `told.as_json` gives them, or those of a search together. Seconds are bounds from the chips' figures, not measurements."""
+    plans = [one for plan in plans for one in plan.get("plans", [plan]) if "refused" not in one]
     lines = [
         "| topology | devices | layouts (update, play, words) | rollouts a pass | largest need, GiB of | a step, s (nothing overlaps) "
-        "| share of peak | rollouts an hour | chip-hours for 1000 |",
+        "| share of peak, at most | rollouts an hour | chip-hours for 1000 |",
         "|---|---|---|---|---|---|---|---|---|",
         *map(_topology, plans),
         "",
@@ -27,10 +28,11 @@ def markdown(plans: Sequence[Mapping[str, Any]]) -> str:
 
 def _topology(plan: Mapping[str, Any]) -> str:
     tight = max(plan["phases"], key=lambda phase: phase["need"])
-    fits = all(phase.get("fits", False) for phase in plan["phases"])
-    need = f"{tight['need'] / _GIB:.2f} of {plan['chip']['memory'] / _GIB:.2f} ({tight['name']})" + ("" if fits else ", DOES NOT FIT")
+    limit = f" of {plan['chip']['memory'] / _GIB:.2f}" if plan["chip"] else ""
+    fits = not any(phase["too_much"] or not phase.get("fits", True) for phase in plan["phases"])
+    need = f"{tight['need'] / _GIB:.2f}{limit} ({tight['name']})" + ("" if fits else ", DOES NOT FIT")
     laid, step = ", ".join(plan["mesh"][name] for name in ("train", "rollout", "words")), plan["step"]
-    cells = [plan["topology"], str(plan["devices"]), laid, str(plan["rows"]), need]
+    cells = [_name(plan), str(plan["devices"]), laid, str(plan["rows"]), need]
     if step is None:
         return f"| {' | '.join(cells)} | | | | |"
     share = step["useful"] / step["peak"] / step["bound"]
@@ -38,9 +40,13 @@ def _topology(plan: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} | {step['chip_hours_per_1000']:.1f} |"
 
 
+def _name(plan: Mapping[str, Any]) -> str:
+    return f"{plan['topology']} ({plan['varied']})" if plan.get("varied") else plan["topology"]
+
+
 def _phase(plan: Mapping[str, Any], phase: Mapping[str, Any]) -> str:
     gib = lambda name: f"{phase[name] / _GIB:.2f}"  # noqa: E731
-    cells = [plan["topology"], phase["name"], f"{phase['calls']:g}", gib("arguments"), gib("temporaries"), gib("need")]
+    cells = [_name(plan), phase["name"], f"{phase['calls']:g}", gib("arguments"), gib("temporaries"), gib("need")]
     if "seconds" not in phase:
         return f"| {' | '.join(cells)} | {phase['flops'] / 1e12:.1f} | | | | {phase['too_much']} | |"
     seconds = phase["seconds"]

@@ -11,6 +11,7 @@ from editr2_jax.plan.phases import Subject
 from editr2_jax.runtime.chips import Chip
 
 _GIB = 2**30
+_WITHOUT_ROWS = ("apply", "stage")  # phases that hold weights alone
 HEADER = (
     f"{'phase':<20} {'args':>7} {'temps':>7} {'beside':>7} {'need':>7}  fits {'calls':>6} {'TFLOP':>8} "
     f"{'compute':>9} {'memory':>9} {'wires':>9}  bound by  {'share':>6}"
@@ -92,47 +93,51 @@ def summary(found: Sequence[Examined], subject: Subject, chip: Chip | None) -> l
     played = f"{config.data.sessions} sessions x {config.data.group} = {config.data.sessions * config.data.group} rollouts a step"
     if chip is None:
         return [f"{subject.topology.generation}: no figures of this device are known, so there are no seconds; {played}."]
-    tight = max(found, key=lambda one: one.need)
+    tight = max(found, key=_tightness)
     verdict = "every phase fits" if all(fits(one, chip) for one in found) else "DOES NOT FIT"
     lines.append(f"{verdict}: at most {tight.need / _GIB:.2f} of {chip.memory / _GIB:.2f} GiB ({tight.name})")
     if not all(fits(one, chip) for one in found):
         lines.append(f"first knob: {knob(found, subject, chip)}")
     if step := totals(found, subject, chip):
+        share, hourly = f"at most {step.share:.0%} of the peak", f"{played}: at most {step.sessions_per_hour:.0f} an hour"
         lines.append(
-            f"a step: at least {step.bound:.1f} s ({step.apart:.1f} s if nothing overlaps), {step.share:.0%} of the peak; {played}: "
-            f"at most {step.sessions_per_hour:.0f} an hour, at least {step.chip_hours(chip):.1f} chip-hours for 1000"
+            f"a step: at least {step.bound:.1f} s ({step.apart:.1f} s if nothing overlaps), {share}; {hourly}, "
+            f"at least {step.chip_hours(chip):.1f} chip-hours for 1000"
         )
     return lines
 
 
 def knob(found: Sequence[Examined], subject: Subject, chip: Chip) -> str:
     """The first setting to change for the phase that lacks the most room."""
-    worst = max(found, key=lambda one: (bool(one.too_much), one.need))
-    config, learns = subject.config, worst.name in ("gradient", "recall", "replay")
-    smaller = _fewer_rows(subject)
+    worst = max(found, key=_tightness)
+    config = subject.config
     if subject.layouts.differ and worst.beside > chip.memory / 3:
         return f"mesh.rollout={config.mesh.train} (one copy of the frozen weights)"
-    if learns and config.model.remat != "full":
+    if worst.name == "gradient" and config.model.remat != "full":
         return "model.remat=full"
-    if smaller:
-        return f"step.rows={smaller}" + (f" and evaluate.rows={smaller}" if worst.name.startswith("evaluation") else "")
+    if worst.name.startswith("evaluation"):
+        if smaller := _fewer_rows(subject, config.evaluate.rows):
+            return f"evaluate.rows={smaller}"
+    elif worst.name not in _WITHOUT_ROWS and (smaller := _fewer_rows(subject, subject.rows, group=subject.group)):
+        return f"step.rows={smaller}"
     if config.mesh.data > 1:
         return "mesh.data=1, mesh.fsdp=-1 (weights cut over more devices)"
-    return "a larger topology, fewer turns, or smaller pictures"
+    return "a larger topology" if worst.name in _WITHOUT_ROWS else "a larger topology, fewer turns, or smaller pictures"
 
 
-def _fewer_rows(subject: Subject) -> int | None:
+def _tightness(one: Examined) -> tuple[bool, int]:
+    return bool(one.too_much), one.need
+
+
+def _fewer_rows(subject: Subject, rows: int, *, group: int = 1) -> int | None:
     """The next smaller batch that groups and devices divide."""
-    parts = [layout.parts("batch") for layout in subject.layouts]
-    for rows in range(subject.rows - 1, 0, -1):
-        if rows % subject.group == 0 and all(rows % part == 0 for part in parts):
-            return rows
-    return None
+    parts = [group, *(layout.parts("batch") for layout in subject.layouts)]
+    return next((fewer for fewer in range(rows - 1, 0, -1) if all(fewer % part == 0 for part in parts)), None)
 
 
-def as_json(found: Sequence[Examined], subject: Subject, chip: Chip | None, *, command: str) -> dict[str, Any]:
-    """Everything, for files and tables."""
-    step = None if chip is None else totals(found, subject, chip)
+def as_json(found: Sequence[Examined], subject: Subject, chip: Chip | None, *, command: str, whole: bool = True) -> dict[str, Any]:
+    """Everything, for files and tables. whole: all phases are there, so that they add up to a step."""
+    step = totals(found, subject, chip) if whole and chip is not None else None
     return {
         "command": command,
         "topology": subject.topology.name,

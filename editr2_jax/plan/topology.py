@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -24,7 +25,14 @@ _ALONE = {  # libtpu on a machine without a TPU
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_LOG_DIR": "disabled",
 }
-_NAME = re.compile(r"(v4|v5e|v5p|v6e|tpu7x):\d+x\d+(x\d+)?")
+_NAME = re.compile(r"(v4|v5e|v5p|v6e|tpu7x):(\d+(?:x\d+)+)")
+_DIMENSIONS = {
+    "v4": 3,
+    "v5e": 2,
+    "v5p": 3,
+    "v6e": 2,
+    "tpu7x": 3,
+}  # in which chips stand; libtpu takes others, too, and makes slices that nobody has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,15 +61,25 @@ def of(name: str) -> Topology:
     if name == HERE:
         devices = jax.devices()
         return Topology(name=name, generation=devices[0].device_kind, devices=devices, platform=jax.default_backend())
-    if not _NAME.fullmatch(name):
+    if not (found := _NAME.fullmatch(name)):
         raise ValueError(f"--topology={name}: give GENERATION:AxB[xC], such as v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1, or here.")
+    generation, sizes = found[1], found[2].split("x")
+    if len(sizes) != _DIMENSIONS[generation]:
+        wanted = {2: "two dimensions, such as 4x4", 3: "three dimensions, such as 2x2x1"}[_DIMENSIONS[generation]]
+        raise ValueError(f"--topology={name}: chips of {generation} stand in {wanted}.")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(f"--topology={name}: libtpu, which compiles for TPUs, is not installed: pip install 'editr2_jax[plan]'.")
     os.environ.update({key: value for key, value in _ALONE.items() if key not in os.environ})
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if "JAX_PLATFORMS" not in os.environ:
+        jax.config.update("jax_platforms", "cpu")  # whatever is at hand stays free
     from jax.experimental import topologies
 
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    except Exception as error:  # a missing libtpu and an unknown shape raise whatever the plugin raises
+        alone = {"chips_per_host_bounds": [1, 1, 1]} if set(sizes) == {"1"} else {}
+        described = topologies.get_topology_desc(platform="tpu", topology_name=name, **alone)
+    except Exception as error:  # whatever the plugin raises
         why = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(f"--topology={name}: it cannot be described ({why}); install libtpu: pip install 'editr2_jax[plan]'.") from error
-    return Topology(name=name, generation=name.partition(":")[0], devices=described.devices, platform="tpu")
+        raise ValueError(
+            f"--topology={name}: libtpu {importlib.metadata.version('libtpu')} does not know it ({why}); give a slice that there is."
+        ) from error
+    return Topology(name=name, generation=generation, devices=described.devices, platform="tpu")

@@ -1,7 +1,8 @@
 """FLOPs that a chip executes in one call of a program, counted in the program before compilation: products, convolutions and kernels.
 
 Loops count as often as they run, a kernel once for every point of its grid, a branch as its dearest side; what a backward pass computes
-again is there, and so are padding and masked slots. Outside of mapped regions the work is taken to be shared evenly by the chips.
+again is there, and so are padding and masked slots. Outside of mapped regions the work is taken to be shared evenly by those chips that
+share it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import jax
 
 
 def flops(closed: jax.extend.core.ClosedJaxpr, devices: int) -> float:
-    """Of one chip of `devices`, for a program as traced (`traced.jaxpr`)."""
+    """Of one chip of `devices` that share the work, for a program as traced (`traced.jaxpr`)."""
     return _of(closed.jaxpr, 1 / devices)
 
 

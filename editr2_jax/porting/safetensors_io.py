@@ -138,7 +138,12 @@ class ShardedTensors(Mapping[str, StoredTensor]):
             files: dict[str, str] = json.loads(self.path.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path}: not an index of safetensors files ({error!r}); copy it again.") from None
-        shards = {file: TensorFile(self.path.parent / file) for file in sorted(set(files.values()))}
+        named = sorted(set(files.values()))
+        if absent := [file for file in named if not (self.path.parent / file).exists()]:
+            raise FileNotFoundError(
+                f"{self.path}: {len(absent)} of the {len(named)} shards that it names are not there: {', '.join(absent)}; copy them here."
+            )
+        shards = {file: TensorFile(self.path.parent / file) for file in named}
         lost = [f"{name} ({file})" for name, file in files.items() if name not in shards[file]]
         extra = [f"{name} ({file})" for file, shard in shards.items() for name in shard if files.get(name) != file]
         if lost or extra:

@@ -122,13 +122,14 @@ def create(
 
 def moment_shardings(trainable: nnx.State, optimizer: optax.GradientTransformation, layout: Layout) -> Any:
     """Where the optimizer's moments lie: beside their weights; counters are whole. (`jit(init)` alone puts zeros on one device.)"""
-    whole = layout.sharding()
+    whole, masked = layout.sharding(), lambda leaf: isinstance(leaf, optax.MaskedNode)  # muon: of what its other half moves
     return optax.tree_utils.tree_map_params(
         optimizer,
-        lambda _, where: where,
+        lambda leaf, where: leaf if masked(leaf) else where,
         jax.eval_shape(optimizer.init, trainable),
         logical_axes.shardings(trainable, layout),
         transform_non_params=lambda _: whole,
+        is_leaf=masked,
     )
 
 

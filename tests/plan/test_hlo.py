@@ -89,6 +89,25 @@ def test_tiles_that_are_turned_while_a_slice_is_read_are_no_reading_of_the_stack
 
 
 @pytest.mark.parametrize(
+    ("line", "sent"),
+    [
+        ("%x = (f32[2,8]{1,0}, f32[8,8]{1,0}) all-gather-start(%a), replica_groups={{0,1,2,3}}", {"all-gather": 256 * 3 / 4}),
+        (
+            "%x = ((f32[2,8]{1,0:T(8,128)}, bf16[8]{0}), (f32[8,8]{1,0:T(8,128)}, bf16[32]{0})) all-gather-start(%a, %b), "
+            "replica_groups={{0,1,2,3}}",
+            {"all-gather": (256 + 64) * 3 / 4},
+        ),
+        ("%x = f32[8]{0} all-reduce-start(%a), replica_groups={{0,1}}, to_apply=%add", {"all-reduce": 32}),
+        ("%x = (f32[8]{0}, f32[24]{0}) all-reduce-start(%a, %b), replica_groups={{0,1}}, to_apply=%add", {"all-reduce": 32 + 96}),
+        ("%x = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1}}", {"collective-permute": 32}),
+    ],
+)
+def test_what_several_arrays_send_together_counts_in_whole(line, sent):
+    text = f"ENTRY %main (a: f32[8]) -> f32[8] {{\n  %a = f32[8]{{0}} parameter(0)\n  {line}\n}}\n"
+    assert hlo.moved(text).collectives == sent
+
+
+@pytest.mark.parametrize(
     ("groups", "chips"),
     [
         ("replica_groups={{0,1,2,3},{4,5,6,7}}", 4),

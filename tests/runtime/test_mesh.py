@@ -1,14 +1,21 @@
 """The mesh: sizes, layouts, where logical axes lie, and what is refused because it does not divide."""
 
+import contextlib
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from editr2_jax import assemble
+from editr2_jax.cli import common
+from editr2_jax.models.bagel import config as sizes
 from editr2_jax.runtime import mesh
 from editr2_jax.runtime.mesh import Layout, MeshConfig
+
+ROOT = Path(__file__).parents[2]
 
 
 def _layout(name: str, **sizes: int) -> Layout:
@@ -74,3 +81,25 @@ def test_a_size_that_devices_cannot_share_is_refused():
     layout.check_divides("step.rows", "batch", 8)
     with pytest.raises(ValueError, match=r"step.rows is 6, which layout 'fsdp' cuts along 'batch' into 4 pieces \(data 1 x fsdp 2 x"):
         layout.check_divides("step.rows", "batch", 6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step.rows": "48", "data.sessions": "16"}, ""),
+        (
+            {"step.rows": "64", "data.sessions": "16"},
+            r"a batch of 10 groups of 6 rollouts \(data.group in step.rows=64\) is 60, .* into 16 pieces",
+        ),
+        ({"step.rows": "48", "data.sessions": "12"}, r"a step's last batch, of 4 groups of 6 rollouts \(data.sessions=12\) is 24, .* 16"),
+        ({"step.rows": "96", "data.sessions": "4"}, r"a batch of 4 groups of 6 rollouts .* is 24"),
+        ({"step.rows": "48", "data.sessions": "16", "evaluate.rows": "24"}, "evaluate.rows is 24"),
+    ],
+)
+def test_batches_of_whole_groups_must_share_the_devices(settings, message):
+    """Else every device would do the work of all, without a word."""
+    told = {"data.group": "6", "evaluate.rows": "48"} | settings
+    config = common.load_config(str(ROOT / "configs/tabletop_edit_r2.py"), list(told.items()))
+    layouts = mesh.Layouts(**dict.fromkeys(("train", "rollout", "words"), _layout("fsdp", fsdp=16)))
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        assemble.refuse_indivisible(config, layouts, sizes.bagel_7b())

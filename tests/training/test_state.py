@@ -1,9 +1,15 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import tiny_world
 
+from editr2_jax.models import network
+from editr2_jax.models.bagel import bagel
+from editr2_jax.models.bagel.config import tiny
+from editr2_jax.runtime import mesh
+from editr2_jax.runtime.mesh import Layout
 from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig
 
@@ -80,6 +86,18 @@ def test_muon_moves_stacked_matrices_by_orthogonal_steps_and_the_rest_as_adam_do
     singular = np.linalg.svd(np.asarray(moved["stack"]), compute_uv=False)
     size = 0.1 * 0.2 * np.sqrt(8)  # learning rate, root mean square of an AdamW step, longer side
     assert singular.shape == (3, 4) and np.all(singular > 0.6 * size) and np.all(singular < 1.3 * size)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_every_moment_of_either_optimizer_has_a_place_on_a_mesh(name, clip_norm):
+    layout = Layout(mesh.make(devices=jax.devices()[:1]), "fsdp")
+    _, trainable, _ = network.whole(bagel.abstract(tiny()))
+    optimizer = OptimizerConfig(name=name, clip_norm=clip_norm).build()
+    where = states.moment_shardings(trainable, optimizer, layout)
+    moments = jax.eval_shape(optimizer.init, trainable)
+    assert jax.tree.structure(where) == jax.tree.structure(moments)
+    assert all(isinstance(place, jax.sharding.NamedSharding) for place in jax.tree.leaves(where))
 
 
 def test_an_unknown_optimizer_is_refused():

@@ -111,10 +111,6 @@ def _part(x: Array, gen_tokens: int) -> tuple[Array, Array | None]:
     return und, x[:, :, 1 : 1 + gen_tokens]
 
 
-def _look(q: Array, k: Array, mask: Mask, seen: tuple) -> Array:
-    return attention.weights(q, k, attention.dense(mask, k.shape[:3]), *seen)
-
-
 class MoTDecoder(nnx.Module):
     """Token embedding, the layers, the final norms and the text head."""
 
