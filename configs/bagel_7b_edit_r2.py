@@ -15,6 +15,9 @@ at the chip's full rates, from all that overlaps to nothing that does, and the s
     v6e_16   v6e:4x4       at most 10.22 of 31.24 GiB, a step   50 to 88 s, 44% of the peak
     tpu7x_4  tpu7x:2x2x1   at most 23.46 of 94.75 GiB, a step   52 to 110 s, 68% of the peak
 
+All of this is of pictures of 512x512, as EdiVal-Bench's are and as the reference makes every other. Here those keep their shape and are
+worked on at the size that BAGEL's rule gives each: list few in data.shapes, and plan for the largest (`plan --size`).
+
 Never run: neither the weights nor the chips were at hand; what is known is what the compiler says. gpu_8 has no plan: programs for GPUs
 are compiled where GPUs are (`--topology=here` on that host). What `_recommended` changes leaves shapes and passes as they are.
 

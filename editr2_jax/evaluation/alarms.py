@@ -210,13 +210,13 @@ def missing_verdicts(lines: Sequence[Line], statuses: Mapping[str, Mapping[str, 
 
 
 def idle_devices(lines: Sequence[Line]) -> Iterator[Alarm]:
-    """In every step of the last quarter the devices waited for sessions or judges."""
+    """In every step of the last quarter the devices waited for sessions or judges, or did each other's work."""
     for name, what in idle.WORDS.items():
         waited = _quarter(_values(lines, name))
         if waited and min(waited) > idle.SHARE:
             yield Alarm(
                 name="idle-devices",
-                title=f"The devices wait for {what}",
+                title=f"The devices {what}",
                 evidence=f"{_mean(waited):.0%} of the time, and at least {min(waited):.0%} in each of the last {len(waited)} steps",
                 advice=f"{idle.ADVICE[name][0].upper()}{idle.ADVICE[name][1:]}.",
             )

@@ -19,7 +19,7 @@ _TOGETHER = {  # what one look is to compare: pattern of the names -> chart
     r"time/(.*)_s": "time/seconds of one step",
     r"mfu/(.*)": "mfu/useful share of the peak",
     r"memory/(.*)_gb": "memory/GB on the fullest device",
-    r"idle/(.*)_share": "idle/share of a step that devices wait",
+    r"idle/(.*)_share": "idle/share of a step that devices wait or repeat",
 }
 
 Chart = dict[str, Any]

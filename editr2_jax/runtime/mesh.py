@@ -147,6 +147,11 @@ class Layout:
 
         return jax.tree.map(told, x)
 
+    def repeated_share(self, sizes: Sequence[int]) -> float:
+        """Of batches of so many rows: the share of rows that lie whole on every device, since their batch cannot be cut evenly."""
+        parts = self.parts("batch")
+        return sum(size for size in sizes if size % parts) / max(sum(sizes), 1)
+
     def check_divides(self, name: str, logical: str, size: int) -> None:
         """Raise ValueError unless a logical axis of this size is cut evenly; `name` is what the message calls it.
 

@@ -102,6 +102,8 @@ class EditR2:
             asked = [Asked(rollout.samples, turns, rollout.here) for rollout, turns in zip(rollouts, pending, strict=True)]
             scores = Panel(self.suite, self.hosts, should_stop=self.should_stop).collect(asked)
         metrics = _rewards(rollouts, scores) | self.suite.counted() | gap
+        if layout := self.player.network.execution.layout:
+            metrics["idle/repeated_share"] = layout.repeated_share([len(rollout.samples) for rollout in rollouts])
         credits, told = self.credits(rollouts, scores)
         chunks = [chunk_of(rollout, part) for rollout, part in zip(rollouts, credits, strict=True)]
         behaviour = {id(chunk): log_probs for chunk, log_probs in zip(chunks, old, strict=True)}

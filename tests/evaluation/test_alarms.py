@@ -96,6 +96,7 @@ def test_what_is_missing_or_short_raises_nothing(count, gone):
         ({"intent__clip_fraction_low": (0.9, 0.9)}, "saturation", "ratios of the intent term", "90% below"),
         ({"idle__data_share": (0.3, 0.2)}, "idle-devices", "The devices wait for sessions", "at least 20% in each of the last 5 steps"),
         ({"idle__reward_share": (0.1, 0.4)}, "idle-devices", "The devices wait for judges", "37% of the time"),
+        ({"idle__repeated_share": (0.5, 0.5)}, "idle-devices", "The devices repeat each other's work", "50% of the time"),
     ],
 )
 def test_each_fault_of_the_numbers_is_named(changes, name, title, evidence):

@@ -230,7 +230,7 @@ def test_what_a_machine_did_is_compared_at_one_look():
     assert shown == {
         "mfu/useful share of the peak": ["update", "rollout/denoise"],
         "memory/GB on the fullest device": ["update_peak", "in_use"],
-        "idle/share of a step that devices wait": ["data", "reward"],
+        "idle/share of a step that devices wait or repeat": ["data", "reward"],
     }
 
 

@@ -9,6 +9,7 @@ from editr2_jax.runtime.idle import Streaks
 def test_shares_are_of_the_whole_step():
     told = {"time/step_s": 20.0, "time/data_s": 1.0, "time/reward_wait_s": 5.0, "time/update_s": 9.0}
     assert idle.shares(told) == pytest.approx({"idle/data_share": 0.05, "idle/reward_share": 0.25})
+    assert idle.shares({"idle/repeated_share": 0.3} | told)["idle/repeated_share"] == 0.3
     assert idle.shares({"time/step_s": 20.0}) == {} == idle.shares({"time/data_s": 1.0})
 
 
@@ -17,7 +18,7 @@ def told(shares) -> list[int]:
     streaks, at = Streaks(), []
     for step, share in enumerate(shares):
         streaks, lines = streaks.after({"idle/data_share": 0.0, "idle/reward_share": share})
-        at += [step for line in lines if "waited for judges" in line and "rewards.workers" in line]
+        at += [step for line in lines if "wait for judges" in line and "rewards.workers" in line]
     return at
 
 

@@ -103,3 +103,9 @@ def test_batches_of_whole_groups_must_share_the_devices(settings, message):
     layouts = mesh.Layouts(**dict.fromkeys(("train", "rollout", "words"), _layout("fsdp", fsdp=16)))
     with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
         assemble.refuse_indivisible(config, layouts, sizes.bagel_7b())
+
+
+def test_rows_that_every_device_holds_whole_are_counted():
+    layout = _layout("fsdp", fsdp=2, tensor=2)
+    assert layout.repeated_share([16, 12, 6, 6]) == 0.3 and layout.repeated_share([8]) == 0.0
+    assert _layout("fsdp").repeated_share([7, 5]) == 0.0
