@@ -256,8 +256,8 @@ def _suite(config, directory: Path, *, watch, store: VerdictStore | None = None,
         changed.rewards.max_error_share = 1.0
         changed.rollout.turns = 0  # a dialogue is as long as it is here, however long those were that the config plays
         changed.rewards.use = tuple(use) or changed.rewards.use
-        for name in use:  # alone, it counts whatever it counts beside others
-            changed.rewards.weights[name] = 1.0
+        if use:  # alone, one counts whatever it counts beside others
+            changed.rewards.weights = dict.fromkeys(use, 1.0)
         if changed.rewards.answerer == "vlm" and not changed.rewards.vlm.cache:
             changed.rewards.vlm.cache = str(directory / "answers.sqlite")
     return changed, judging.suite(changed, lambda: _model(config), store=store, watch=watch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -126,10 +126,18 @@ def suite(
     makers |= _published(config, detector, eye, answerer, votes)
     used = [*(choose("rewards.use", name, makers)() for name in rewards.use), *more]
     used = used if watch is None else [watch.reward(reward) for reward in used]
-    names = [reward.name for reward in used]
-    weights = {name: weight for name, weight in rewards.weights.items() if name in names}
+    weights = _of_those(rewards.weights.to_dict(), [reward.name for reward in used])
     limits = {name: rewards[name] for name in ("workers", "max_error_share", "min_valid_weight")}
     return Suite(used, weights, **limits, store=store, services=services)
+
+
+def _of_those(weights: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """rewards.weights without rewards that are not in use: name -> weight, or subset -> (name -> weight)."""
+    return {
+        key: _of_those(value, names) if isinstance(value, Mapping) else value
+        for key, value in weights.items()
+        if isinstance(value, Mapping) or key in names
+    }
 
 
 def _own_vit(config, whole: Callable[[], Bagel]) -> VitFeatures:

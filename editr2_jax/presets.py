@@ -79,7 +79,7 @@ def edit_r2() -> ConfigDict:
             },
             "rewards": {
                 "use": ("if", "cc", "ga"),
-                "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4, "trajectory_grade": 1.0},  # of those in use
+                "weights": {"if": 0.3, "cc": 0.3, "ga": 0.4, "trajectory_grade": 1.0},  # of those in use; or subset -> such
                 "detector": "tabletop",  # or "grounding_dino"; "http": a server; or "none": the whole picture counts as background
                 "features": "tabletop",  # or "dinov3", in JAX; "dinov3_torch"; "http": a server; or "vit": the checkpoint's own, untrained
                 "grounding_dino": {"folder": "", "device": "cpu", "threshold": 0.25},  # boxes at or below it are not even looked at

@@ -71,14 +71,29 @@ class Fixed:
         return Verdict(value=self.value, status=Status.UNMEASURABLE if math.isnan(self.value) else Status.OK)
 
 
+def scored(config, subset, *rewards):
+    """The combined reward of one turn of that subset under rewards of one's own."""
+    names = {"unchanged_objects": (), "available_objects": (), "all_objects": (), "bg_consistency": True}
+    turn = Turn(instruction="", formatted_instruction="", task_type="subject_add", **names)
+    session = Session(id="s", image="", turns=(turn,), subset=subset)
+    episode = Episode(session=session, pictures=(np.zeros((4, 4, 3), np.uint8),) * 2)
+    with judging.suite(config, Colours, more=rewards) as suite:
+        return suite.score([[episode]]).combined
+
+
+@pytest.mark.parametrize(("subset", "reward"), [("plain", 0.25), ("memory", 0.5), ("understanding", math.nan)])
+def test_rewards_may_count_otherwise_in_another_subset(subset, reward):
+    config = presets.edit_r2()
+    with config.rewards.unlocked():
+        config.rewards.update(use=())
+        config.rewards.weights = {"plain": {"if": 1.0, "cc": 1.0}, "memory": {"if": 1.0, "seen": 1.0}}
+    np.testing.assert_array_equal(scored(config, subset, Fixed("if", 0.25), Fixed("seen", 0.75)), [[np.float32(reward)]])
+
+
 @pytest.mark.parametrize(("least", "reward"), [(0.0, 0.5), (0.3, 0.5), (0.31, math.nan)])
 def test_a_turn_may_want_a_share_of_its_weight_to_be_seen(least, reward):
     """IF weighs 0.3 of 1, and what weighs the rest cannot be measured."""
     config = presets.edit_r2()
     with config.rewards.unlocked():
         config.rewards.update(use=(), min_valid_weight=least, weights={"if": 0.3, "seen": 0.7})
-    names = {"unchanged_objects": (), "available_objects": (), "all_objects": (), "bg_consistency": True}
-    turn = Turn(instruction="", formatted_instruction="", task_type="subject_add", **names)
-    episode = Episode(session=Session(id="s", image="", turns=(turn,)), pictures=(np.zeros((4, 4, 3), np.uint8),) * 2)
-    with judging.suite(config, Colours, more=(Fixed("if", 0.5), Fixed("seen", math.nan))) as suite:
-        np.testing.assert_array_equal(suite.score([[episode]]).combined, [[np.float32(reward)]])
+    np.testing.assert_array_equal(scored(config, "plain", Fixed("if", 0.5), Fixed("seen", math.nan)), [[np.float32(reward)]])

@@ -4,7 +4,6 @@
     background part  cos of the mean patch features outside every object box of either picture
     CC               mean of the parts that are defined; the background counts while no background change was asked for
 Source: Edit-R2 and EdiVal; the deviations (no made-up 0.5, known patch grid, no register tokens) are their known defects repaired.
-Features may be centred (`measure_centre`): raw transformer features of any two pictures have a cosine near 1, centred ones tell them apart.
 """
 
 from __future__ import annotations
@@ -30,40 +29,20 @@ class ContentConsistencyConfig:
     inset: float = 0.0  # share of a box's side cut off on each side once the background may change: corners show background
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Centre:
-    """Mean features over many pictures, subtracted before every cosine. Letter: D width."""
-
-    cls: Float[np.ndarray, " D"]
-    patches: Float[np.ndarray, " D"]
-
-
-def measure_centre(extractor: FeatureExtractor, pictures: Sequence[np.ndarray]) -> Centre:
-    """The mean embedding of some typical pictures (a few dozen source pictures are enough)."""
-    if not pictures:
-        raise ValueError("measure_centre wants at least one picture.")
-    features = extractor.embed(pictures)
-    width = features.patches.shape[-1]
-    return Centre(
-        cls=features.cls.mean(axis=0, dtype=np.float64).astype(np.float32),
-        patches=features.patches.reshape(-1, width).mean(axis=0, dtype=np.float64).astype(np.float32),
-    )
-
-
 class ContentConsistency:
     """Compares the source picture with the latest output. Without a detector the whole picture is background."""
 
     name = "cc"
+    fingerprint = "rules 2"  # raise it with every change of what a picture scores: verdicts of other rules are not found again
 
     def __init__(
         self,
         features: FeatureExtractor,
         detector: Detector | None = None,
         *,
-        centre: Centre | None = None,
         config: ContentConsistencyConfig = ContentConsistencyConfig(),
     ):
-        self._features, self._detector, self._centre, self._config = features, detector, centre, config
+        self._features, self._detector, self._config = features, detector, config
 
     def score(self, episode: Episode) -> Verdict:
         """CC of the latest turn in [0, 1]; NOT_APPLICABLE by annotation, UNMEASURABLE when nothing can be compared."""
@@ -102,9 +81,7 @@ class ContentConsistency:
         features = self._features.embed(pictures)
         if len(features.cls) != len(pictures) or len(features.patches) != len(pictures):
             raise base.ServiceError(f"The feature extractor answered {len(features.cls)} of {len(pictures)} pictures.")
-        if self._centre is None:
-            return features
-        return Features(cls=features.cls - self._centre.cls, patches=features.patches - self._centre.patches)
+        return features
 
 
 def at_size(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -47,6 +47,9 @@ class InstructionFollowingConfig:
     largest_kept: float = 0.9  # a kept object as wide and as high as this is no object
 
 
+_RULES_VERSION = 2  # raise it with every change of what a picture scores: verdicts of other rules are not found again
+
+
 class InstructionFollowing:
     """The rule engine over a detector and a question answerer."""
 
@@ -62,7 +65,7 @@ class InstructionFollowing:
             name = type(answerer).__name__
             raise ValueError(f"InstructionFollowingConfig.soft wants probabilities, which {name} does not tell; set soft=False.")
         self._detector, self._answerer, self._config = detector, answerer, config
-        self.fingerprint = questions.wording((*questions.YES_NO, "read_text"), config.language)
+        self.fingerprint = f"rules {_RULES_VERSION} " + questions.wording((*questions.YES_NO, "read_text"), config.language)
 
     def score(self, episode: Episode) -> Verdict:
         """IF of the latest turn: 0, or the mean vote; INVALID_ANNOTATION when the instruction cannot be parsed.

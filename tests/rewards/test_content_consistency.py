@@ -8,7 +8,6 @@ import reward_fakes as fakes
 
 from editr2_jax.records import Status
 from editr2_jax.rewards import content_consistency as cc
-from editr2_jax.rewards.base import Features
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 NAMES = {"unchanged_objects": ("box",), "all_objects": ("box",)}
@@ -25,9 +24,9 @@ def everywhere(found):
     return fakes.Detector(dict.fromkeys(range(256), found))
 
 
-def judge(pictures, found=None, centre=None, **turn):
+def judge(pictures, found=None, **turn):
     detector = None if found is None else everywhere(found)
-    return cc.ContentConsistency(fakes.ColourFeatures(), detector, centre=centre).score(fakes.episode([fakes.turn(**turn)], pictures))
+    return cc.ContentConsistency(fakes.ColourFeatures(), detector).score(fakes.episode([fakes.turn(**turn)], pictures))
 
 
 def test_the_same_picture_is_one():
@@ -85,19 +84,6 @@ def test_unsure_boxes_do_not_count():
 def test_another_size_is_brought_to_the_source():
     smooth = np.full((16, 16, 3), 200, np.uint8)
     assert judge([smooth, np.full((32, 24, 3), 200, np.uint8)]).value == pytest.approx(1)
-
-
-def test_centred_features_tell_pictures_apart():
-    class Offset(fakes.ColourFeatures):
-        def embed(self, pictures):
-            found = super().embed(pictures)
-            return Features(cls=found.cls + 10, patches=found.patches + 10)
-
-    pictures = [np.full((8, 8, 3), value, np.uint8) for value in ((255, 0, 0), (0, 0, 255))]
-    episode = fakes.episode([fakes.turn()], pictures)
-    centre = cc.measure_centre(Offset(), pictures)
-    assert cc.ContentConsistency(Offset()).score(episode).value > 0.98
-    assert cc.ContentConsistency(Offset(), centre=centre).score(episode).value < 0.1
 
 
 @pytest.mark.parametrize("grid", [(14, 14), (16, 16), (3, 5)])
