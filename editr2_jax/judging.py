@@ -31,6 +31,7 @@ from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.runtime import places
 from editr2_jax.services import dinov3_pictures
 from editr2_jax.services.answer_cache import AnswerCache
+from editr2_jax.services.detector_memory import DetectorMemory
 from editr2_jax.services.dinov3 import JaxDinoV3
 from editr2_jax.services.endpoints import Endpoints, EndpointsConfig
 from editr2_jax.services.grounding_dino import GroundingDino
@@ -94,7 +95,7 @@ def suite(
     one_vlm = lambda: one("judge", lambda: vlm_answerer(rewards.vlm))  # noqa: E731
     detectors = {
         "tabletop": lambda: perception.TabletopDetector(eyes),
-        "grounding_dino": lambda: grounding_dino(rewards.grounding_dino),
+        "grounding_dino": lambda: one("detector", lambda: DetectorMemory(grounding_dino(rewards.grounding_dino))),
         "http": lambda: one("detector", lambda: _behind_http(RemoteDetector, RemoteDetectorConfig, rewards.detector_http)),
         "none": lambda: None,
     }

@@ -64,6 +64,9 @@ def _told(config, measured, step_s: float) -> list[str]:
     ]
     for service in sorted({name.partition("/")[0] for name in measured.counts}):
         count = lambda name: measured.counts.get(f"{service}/{name}", 0.0)  # noqa: E731, B023
+        if not count("requests"):  # in this process
+            lines.append(f"{service}: {count('cache_misses'):.0f} questions, {count('cache_hits'):.0f} more asked again and remembered")
+            continue
         answers = max(count("answers"), 1.0)
         lines.append(
             f"{service}: {count('requests'):.0f} requests, {count('requests') / measured.seconds:.1f} a second, "

@@ -3,8 +3,8 @@
     wait of a step  >=  max(J / passes / T,  J - play)      J seconds of judging for all rollouts of a step, T turns
 The judges work while the chips draw; only the last turn of a step's last pass has nothing drawn beside it (the first bound), unless they
 take longer for the whole step than the chips (the second). Every output is the source picture under a little noise: objects are found,
-edits are not, no two pictures are alike and nothing is answered from a cache. Where IF asks only after the boxes are right, a good policy
-costs more questions than this.
+edits are not, and no two outputs are alike, so that little is answered from a memory. Where IF asks only after the boxes are right, a good
+policy costs more questions than this.
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 import pytest
 from small_checkpoint import call
 
+from editr2_jax import presets
+from editr2_jax.cli import judges as verb
+from editr2_jax.rewards.load import Load
+
 CONFIG = "configs/tabletop_edit_r2.py"
 
 
@@ -28,6 +32,12 @@ def test_data_of_one_s_own_is_asked_about_in_its_words(tmp_path):
     assert outcome.status == 0 and "if, cc, ga of 2 rollouts" in outcome.out, outcome.err
     outcome = judges(f"--config.data.path={tmp_path}", "--config.rollout.turns=9")
     assert outcome.status == 2 and "has 9 turns; set rollout.turns" in outcome.err
+
+
+def test_a_detector_in_process_is_told_of_by_its_questions():
+    counts = {"detector/cache_misses": 30.0, "detector/cache_hits": 12.0}
+    load = Load(rollouts=2, turns=2, seconds=3.0, statuses={"ok": 4}, counts=counts)
+    assert "detector: 30 questions, 12 more asked again and remembered" in verb._told(presets.edit_r2(), load, 0.0)
 
 
 @pytest.mark.parametrize(("more", "said"), [

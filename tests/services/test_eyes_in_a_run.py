@@ -1,6 +1,9 @@
 """Detector and features as a config names them, and a run that looks through them."""
 
+import collections
+
 import dinov3_cases
+import numpy as np
 import pytest
 import tiny_eyes
 from small_checkpoint import CONFIG, call
@@ -8,7 +11,7 @@ from small_checkpoint import CONFIG, call
 from editr2_jax import judging, presets, resuming
 from editr2_jax.records import Episode
 from editr2_jax.runtime import metrics
-from editr2_jax.tabletop import world
+from editr2_jax.tabletop import perception, world
 
 
 def config(**rewards):
@@ -21,6 +24,47 @@ def identity():
     """An episode whose output is its source."""
     session, source, _ = world.make_session("train", 0, 1, turns=1, subset="memory", size=(48, 48))
     return [[Episode(session=session, pictures=(source, source))]]
+
+
+class Counting(perception.TabletopDetector):
+    """In Grounding DINO's place; `asked`: the questions of the one that was made last."""
+
+    asked = None
+
+    def __init__(self, folder, **_):
+        super().__init__()
+        Counting.asked = collections.Counter()
+
+    def detect(self, picture, phrases):
+        self.asked[picture.tobytes(), tuple(phrases)] += 1
+        return super().detect(picture, phrases)
+
+
+def rollouts(*, group, turns):
+    """The episodes of a group after each turn: one source picture, and outputs that no two rollouts share."""
+    session, source, targets = world.make_session("train", 0, 1, turns=turns, subset="memory", size=(48, 48))
+    drawn = [[np.roll(target, row, 0) for target in targets] for row in range(group)]
+    return [[Episode(session=session, pictures=(source, *row[: t + 1])) for row in drawn] for t in range(turns)]
+
+
+@pytest.mark.parametrize("arithmetic", ["fixed", "edit_r2"])
+def test_a_group_over_turns_asks_the_detector_in_process_each_question_once(monkeypatch, tmp_path, arithmetic):
+    monkeypatch.setattr(judging, "GroundingDino", Counting)
+    (tmp_path / "config.json").write_text("{}")
+    made = config(features="dinov3", dinov3={"folder": str(dinov3_cases.FOLDER / "plain")}, arithmetic=arithmetic)
+    made.rewards.use, turns = ("if", "cc"), rollouts(group=6, turns=3)
+    with judging.suite(made, whole=None) as suite:
+        plain = suite.score(turns)
+        assert suite.counted() == {}
+    made.rewards.update(detector="grounding_dino", grounding_dino={"folder": str(tmp_path)})
+    with judging.suite(made, whole=None) as suite:
+        scores, counted = suite.score(turns), suite.counted()
+        assert repr(suite.score(turns).verdicts) == repr(scores.verdicts) and suite.counted()["detector/cache_misses"] == 0
+    assert repr(scores.verdicts) == repr(plain.verdicts) and scores.error_share == 0
+    assert set(Counting.asked.values()) == {1} and counted["detector/cache_misses"] == len(Counting.asked)
+    source = turns[0][0].pictures[0].tobytes()
+    of_source = sum(shown == source for shown, _ in Counting.asked)
+    assert of_source and counted["detector/cache_hits"] >= 5 * of_source  # each of the six rollouts asks about it
 
 
 def told(made) -> str:
