@@ -185,7 +185,15 @@ def test_another_model_is_an_error_and_so_is_another_kind_of_server(servers):
 
 
 @pytest.mark.parametrize(
-    "phrase, word", [("outside", "five numbers"), ("nan", "five numbers"), ("unasked", "nobody asked"), ("RuntimeError", "500")]
+    "phrase, word",
+    [
+        ("outside", "five numbers"),
+        ("nan", "five numbers"),
+        ("unasked", "nobody asked"),
+        ("RuntimeError", "500"),
+        ("nan-score", "500.*ServiceError"),
+        ("nan-box", "500.*ServiceError"),
+    ],
 )
 def test_detections_that_cannot_be_are_no_answer(faulty, phrase, word):
     with closing(detector_at(faulty[0], model="faulty", breaker_failures=99)) as detector:
@@ -194,6 +202,14 @@ def test_detections_that_cannot_be_are_no_answer(faulty, phrase, word):
         assert detector.counters()["retries"] == 1
         whole = Detection(box=(0.0, 0.0, 1.0, 1.0), score=PICTURE[0, 0, 0] / 255, phrase="ball")
         assert detector.detect(PICTURE, ["ball"]) == [whole]
+
+
+@pytest.mark.parametrize("phrase", ["nan-score", "nan-box"])
+def test_where_a_model_gives_no_numbers_another_endpoint_is_asked(faulty, servers, phrase, monkeypatch):
+    with closing(detector_at(faulty[0], servers[0], breaker_failures=1, breaker_s=600.0)) as detector:
+        monkeypatch.setattr(detector, "_mine", lambda told: told)  # the two serve models of other names
+        assert detector.detect(PICTURE, [phrase]) == []
+        assert (detector.counters()["failures_server_error"], detector.counters()["answers"]) == (1, 1)
 
 
 def test_what_the_model_does_not_take_is_not_asked_again(faulty):
