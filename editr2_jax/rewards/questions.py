@@ -294,11 +294,15 @@ def _contains(words: list[str], wanted: list[str]) -> bool:
 
 
 def json_object(answer: str) -> dict[str, Any]:
-    """The one JSON object that an answer is, alone or in a fence; raises JudgeFormatError."""
+    """The one JSON object that an answer is, alone or in a fence; raises JudgeFormatError.
+
+    Half a character, as an escape like \\ud83d alone spells it, becomes a question mark: no file could hold it.
+    """
     text = answer.strip()
     fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, flags=re.DOTALL)
     try:
         found = json.loads(fenced.group(1) if fenced else text, object_pairs_hook=_without_repeats)
+        found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError) as error:  # the latter where brackets are opened a thousand times
         raise JudgeFormatError(f"Wanted one JSON object and nothing else ({error}): {_short(answer)}.") from error
     if not isinstance(found, dict):

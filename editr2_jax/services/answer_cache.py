@@ -3,6 +3,9 @@
 A run can be recorded and replayed: in the mode `replay` nothing is ever asked, and what is not there is an error. What a judge said is kept
 whether it can be read or not, so that a second scoring gives the same verdicts, the missing ones included. Several threads and processes
 of one machine may share a file; it must lie on a local disk (sqlite's write-ahead log does not work over a network).
+
+A replay writes nothing: file and folder may be read-only, and nothing appears beside the file. Only while a write-ahead log lies there (the
+file is being written to, or whoever wrote it was killed) sqlite must be able to write into the folder, as every reader of a log does.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from editr2_jax.runtime import workdir
 MODES = ("use", "replay")
 _LAYOUT = 1  # of the file; sqlite keeps it as user_version
 _WAIT_S = 60.0  # for another process that is writing
+_LOG = (
+    "a write-ahead log lies beside it, and sqlite reads that only where it can write into the folder: open the file once with the mode "
+    "'use' where it was recorded, which takes the log into it, or copy both together to a folder that can be written"
+)
 
 
 class AnswerCache:
@@ -32,7 +39,7 @@ class AnswerCache:
     def __init__(self, path: str | os.PathLike, *, mode: str = "use"):
         """mode: `use` asks for what is not there and keeps it, `replay` only reads.
 
-        Raises ValueError for a file that is no such cache or cannot be written, and in replay for one that is missing.
+        Raises ValueError for a file that is no such cache or cannot be written, and in replay for one that is missing or cannot be read.
         """
         if mode not in MODES:
             raise ValueError(f"the answer cache's mode is {mode!r}; choose from {', '.join(MODES)}, or give no path to keep nothing.")
@@ -40,11 +47,14 @@ class AnswerCache:
         self._path = Path(path).expanduser().absolute()
         if self.replays and not self._path.is_file():
             raise ValueError(f"{self._path}: there is nothing to replay; record it first, with the mode 'use'.")
-        workdir.writable(os.path.dirname(path) or ".", flag="folder for the answer cache")
+        if not self.replays:
+            workdir.writable(os.path.dirname(path) or ".", flag="folder for the answer cache")
         self._lock = threading.Lock()  # sqlite's own serialises processes, this one the threads that share the connection
         try:
-            self._base = self._open()
+            self._base = self._open_to_read() if self.replays else self._open()
         except sqlite3.Error as error:
+            if self.replays and self._log_bytes() and isinstance(error, sqlite3.OperationalError):
+                raise ValueError(f"{self._path} cannot be replayed ({error}): {_LOG}.") from error
             raise ValueError(f"{self._path}: no answer cache ({error}); give another path, or move the file away.") from error
 
     def __enter__(self) -> AnswerCache:
@@ -64,7 +74,7 @@ class AnswerCache:
 
     def size(self) -> int:
         """Bytes on disk, the write-ahead log included."""
-        return sum(path.stat().st_size for path in (self._path, self._path.with_name(self._path.name + "-wal")) if path.exists())
+        return self._path.stat().st_size + self._log_bytes()
 
     def get(self, key: str) -> str | bytes | None:
         """The answer that was given, or None."""
@@ -92,11 +102,47 @@ class AnswerCache:
         base.execute(f"PRAGMA user_version = {_LAYOUT}")
         return base
 
+    def _open_to_read(self) -> sqlite3.Connection:
+        """Without a log the file is all there is, and is read as if nobody could change it: sqlite then wants no files of its own."""
+        self._seen = self._state()
+        how = "mode=ro" if self._log_bytes() else "mode=ro&immutable=1"
+        base = sqlite3.connect(f"{self._path.as_uri()}?{how}", uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        try:
+            layout = base.execute("PRAGMA user_version").fetchone()[0]
+            if layout != _LAYOUT:
+                raise sqlite3.DatabaseError(f"layout {layout}, this version reads {_LAYOUT}")
+        except sqlite3.Error:
+            base.close()
+            raise
+        return base
+
+    def _log_bytes(self) -> int:
+        """Bytes of answers that are not yet in the file itself."""
+        try:
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _state(self) -> object:
+        """Another one whenever what was opened to be read may have been changed: sqlite does not look."""
+        if self._log_bytes():
+            return "shared"
+        told = self._path.stat()
+        return told.st_ino, told.st_size, told.st_mtime_ns
+
+    def _follow(self) -> None:
+        """A replay may run beside one that records: what has changed is opened anew."""
+        if self._state() != self._seen:
+            self._base.close()
+            self._base = self._open_to_read()
+
     def _run(self, statement: str, values: Sequence[Any] = ()) -> list[tuple]:
         with self._lock:
             try:
+                if self.replays:
+                    self._follow()
                 return self._base.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 raise ServiceError(f"{self._path}: the answer cache cannot be used ({error}).") from error
 
 

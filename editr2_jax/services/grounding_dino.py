@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from editr2_jax.rewards.base import Detection
+from editr2_jax.rewards.base import Detection, ServiceError
 from editr2_jax.services import torch_models
 
 Span = tuple[int, int]  # first token and the one after the last
@@ -63,7 +63,7 @@ class GroundingDino:
     def detect(self, picture: np.ndarray, phrases: Sequence[str]) -> list[Detection]:
         """All instances of all phrases in a uint8 [H, W, 3] picture, in the network's order of boxes; phrases come back as asked.
 
-        Raises ValueError for a phrase without words, or one too long for the model.
+        Raises ValueError for a phrase without words, or one too long for the model; ServiceError where the model gives no numbers.
         """
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ValueError(f"GroundingDino wants a uint8 picture [height, width, 3], got {picture.dtype}{list(picture.shape)}.")
@@ -150,10 +150,10 @@ def token_spans(offsets: Sequence[Span], places: Sequence[Span]) -> tuple[Span, 
 
 
 def phrase_scores(logits: Float[np.ndarray, "Q L"], spans: Sequence[Span]) -> Float[np.ndarray, "Q P"]:
-    """Sigmoid of the highest logit within each phrase's tokens, in [0, 1]. Raises ValueError for a logit that is no number."""
+    """Sigmoid of the highest logit within each phrase's tokens, in [0, 1]. Raises ServiceError for a logit that is no number."""
     best = np.stack([logits[:, begin:end].max(axis=1) for begin, end in spans], axis=1).astype(np.float64)
     if np.isnan(best).any():
-        raise ValueError("GroundingDino: the model gave scores that are no numbers; its weights or the device are at fault.")
+        raise ServiceError("GroundingDino: the model gave scores that are no numbers; its weights or the device are at fault.")
     with np.errstate(over="ignore"):  # exp(large) is inf, and the score 0
         return 1 / (1 + np.exp(-best))
 
@@ -161,9 +161,9 @@ def phrase_scores(logits: Float[np.ndarray, "Q L"], spans: Sequence[Span]) -> Fl
 def corners(box: Float[np.ndarray, "4"]) -> tuple[float, float, float, float]:
     """(centre x, centre y, width, height) to (x1, y1, x2, y2), cut at the picture's edges; fractions both.
 
-    Raises ValueError for a number that is none.
+    Raises ServiceError for a number that is none.
     """
     if not np.isfinite(box).all():
-        raise ValueError("GroundingDino: the model gave a box that is no numbers; its weights or the device are at fault.")
+        raise ServiceError("GroundingDino: the model gave a box that is no numbers; its weights or the device are at fault.")
     x, y, width, height = (float(number) for number in box)
     return tuple(min(max(edge, 0.0), 1.0) for edge in (x - width / 2, y - height / 2, x + width / 2, y + height / 2))

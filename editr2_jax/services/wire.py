@@ -5,7 +5,8 @@
     ARRAY             {dtype: "<f4", shape: [...], data: bytes}
 
 JSON has bytes as base64. Boxes and scores travel as doubles and features as raw float32: whoever decodes them has the very bits. A request
-can say nothing else: there is no field for a file, an address or an object, and what is not in the table is refused.
+can say nothing else: there is no field for a file, an address or an object, and what is not in the table is refused. Answers are read as
+strictly: a server that went astray, or that somebody else stands for, cannot make a client take more than a few times an answer's size.
 """
 
 from __future__ import annotations
@@ -26,14 +27,22 @@ from PIL import Image
 
 from editr2_jax.rewards.base import Detection, Features
 
-DETECT: Mapping[str, Any] = {"picture": bytes, "phrases": [str]}  # field -> its type; in a list: any number of them
-EMBED: Mapping[str, Any] = {"pictures": [bytes]}
+Kind = type | list | tuple | Mapping[str, Any]  # float: an int as well; [kind]: any number of it; (kind, ...): so many; a map: its fields
+DETECT: Mapping[str, Kind] = {"picture": bytes, "phrases": [str]}
+EMBED: Mapping[str, Kind] = {"pictures": [bytes]}
+ANSWER: Mapping[str, Kind] = {  # of a server, to either
+    "model": str,
+    "detections": [{"box": (float,) * 4, "score": float, "phrase": str}],
+    "cls": {"dtype": str, "shape": (int,) * 2, "data": bytes},
+    "patches": {"dtype": str, "shape": (int,) * 4, "data": bytes},
+}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")  # length of the data, name; behind the data stands a checksum of four bytes
 _HEADER = struct.Struct(">I4sIIBBBBB")  # IHDR, always the first chunk: length, name, width, height, depth, colour, and three more
 _PACKED, _MOST_PACKED = (b"zTXt", b"iTXt", b"iCCP"), 4  # Pillow unpacks 1 MB of each; letters may take four bytes
 _MOST_CHUNKS = 1 << 16  # at libpng's 8 KB of pixels each, half a gigabyte
-_MARKS = 100_000  # brackets, commas and colons of a JSON request: each may become an object of 60 bytes
+_MARKS = 100_000  # brackets, commas and colons of a JSON message: each may become an object of 60 bytes
+_MOST_FOUND = 100_000  # detections of an answer, half a kilobyte each; Grounding DINO has 900 boxes for each of 64 phrases
 _FLOATS = "<f4"
 _FILE = "send the bytes of a PNG file: names, paths and addresses are not looked up"
 
@@ -54,14 +63,16 @@ class Form:
         return {"dtype": _FLOATS, "shape": list(values.shape), "data": data if self is MSGPACK else base64.b64encode(data).decode()}
 
 
-def _read_msgpack(body: bytes) -> Any:
+def _read_msgpack(body: bytes) -> dict[str, Any]:
+    """Those fields of an answer that are there, each of its kind."""
     try:
-        return msgpack.unpackb(body, raw=False, strict_map_key=True, max_ext_len=0)
-    except (msgpack.UnpackException, ValueError) as error:
-        raise ValueError(f"no msgpack ({short(error)})") from error
+        return _Heads(body, _MOST_FOUND).whole(ANSWER)
+    except ValueError as error:
+        raise ValueError(f"no msgpack of an answer ({error})") from error
 
 
 def _read_json(body: bytes) -> Any:
+    _refuse_marks(body)
     try:
         return json.loads(body)
     except RecursionError as error:
@@ -72,10 +83,10 @@ JSON = Form("application/json", lambda message: json.dumps(message).encode(), _r
 MSGPACK = Form("application/msgpack", lambda message: msgpack.packb(message, use_bin_type=True), _read_msgpack)
 
 
-# Requests, as a server reads them: nothing in them is believed ----------------------------------------------------------------------
+# Messages of strangers: nothing in them is believed ----------------------------------------------------------------------------------
 
 
-def read_request(body: bytes, form: Form, fields: Mapping[str, Any], *, most: int) -> dict[str, Any]:
+def read_request(body: bytes, form: Form, fields: Mapping[str, Kind], *, most: int) -> dict[str, Any]:
     """The fields of a request, each of them there and of its type, in lists of at most `most`. Raises ValueError saying what is wrong.
 
     A body costs no more memory than a small multiple of its size, whatever it says.
@@ -83,39 +94,64 @@ def read_request(body: bytes, form: Form, fields: Mapping[str, Any], *, most: in
     return (_msgpack_request if form is MSGPACK else _json_request)(body, fields, most)
 
 
-def _msgpack_request(body: bytes, fields: Mapping[str, Any], most: int) -> dict[str, Any]:
-    # Heads are read one by one by what the table says comes next; a value that is a list or a map, or an extension, has no room at all.
-    reader = msgpack.Unpacker(max_buffer_size=len(body) + 1, raw=False, strict_map_key=True, max_array_len=0, max_map_len=0, max_ext_len=0)
-    reader.feed(body)
-    said: dict[str, Any] = {}
-    name = "the body"
-    try:
-        count = reader.read_map_header()
+def _msgpack_request(body: bytes, fields: Mapping[str, Kind], most: int) -> dict[str, Any]:
+    return _complete(_Heads(body, most, hint=f"; {_FILE}").whole(fields), fields)
+
+
+class _Heads:
+    """A msgpack body, read head by head by what a table says comes next: nothing is built before it is known what it is, and how many.
+
+    A value that is a list or a map where the table has none, or an extension, has no room at all.
+    """
+
+    def __init__(self, body: bytes, most: int, *, hint: str = ""):
+        """most: items of a list. hint: what an error adds where bytes were wanted."""
+        room = {"max_array_len": 0, "max_map_len": 0, "max_ext_len": 0}
+        self._reader = msgpack.Unpacker(max_buffer_size=len(body) + 1, raw=False, strict_map_key=True, **room)
+        self._reader.feed(body)
+        self._size, self._most, self._hint, self._place = len(body), most, hint, "the body"
+
+    def whole(self, fields: Mapping[str, Kind]) -> dict[str, Any]:
+        """The body as a map of some of the fields. Raises ValueError saying where it is something else."""
+        try:
+            said = self._map(fields)
+            if self._reader.tell() != self._size:
+                raise ValueError(f"{self._size - self._reader.tell()} bytes follow the map")
+        except msgpack.OutOfData as error:
+            raise ValueError(f"{self._place}: it ends too early") from error
+        except (msgpack.UnpackException, ValueError) as error:
+            raise ValueError(f"{self._place}: {short(error)}") from error
+        return said
+
+    def _map(self, fields: Mapping[str, Kind]) -> dict[str, Any]:
+        place, said = self._place, {}
+        count = self._reader.read_map_header()
         if count > len(fields):
             raise ValueError(f"a map of {count} fields; {_wanted(fields)}")
         for _ in range(count):
-            name = "the body"
-            key = reader.unpack()
-            name = _known(key, fields, said)
-            if isinstance(fields[name], list):
-                length = reader.read_array_header()
-                _refuse_many(length, most)
-                said[name] = [_typed(reader.unpack(), fields[name][0]) for _ in range(length)]
-            else:
-                said[name] = _typed(reader.unpack(), fields[name])
-        name = "the body"
-        if reader.tell() != len(body):
-            raise ValueError(f"{len(body) - reader.tell()} bytes follow the map")
-    except msgpack.OutOfData as error:
-        raise ValueError(f"{name}: it ends too early") from error
-    except (msgpack.UnpackException, ValueError) as error:
-        raise ValueError(f"{name}: {short(error)}") from error
-    return _complete(said, fields)
+            name = _known(self._reader.unpack(), fields, said)
+            self._place = name
+            said[name] = self._value(fields[name])
+            self._place = place
+        return said
+
+    def _value(self, kind: Kind) -> Any:
+        if isinstance(kind, Mapping):
+            return self._map(kind)
+        if not isinstance(kind, (list, tuple)):
+            return _typed(self._reader.unpack(), kind, hint=self._hint)
+        length = self._reader.read_array_header()
+        if isinstance(kind, tuple) and length != len(kind):
+            raise ValueError(f"{length} numbers where {len(kind)} were wanted")
+        _refuse_many(length, self._most)
+        return [self._value(one) for one in (kind if isinstance(kind, tuple) else kind * length)]
 
 
-def _json_request(body: bytes, fields: Mapping[str, Any], most: int) -> dict[str, Any]:
-    if sum(body.count(mark) for mark in (b"[", b"{", b",", b":")) > _MARKS:
-        raise ValueError(f"the body: more than {_MARKS} brackets, commas and colons")
+def _json_request(body: bytes, fields: Mapping[str, Kind], most: int) -> dict[str, Any]:
+    try:
+        _refuse_marks(body)
+    except ValueError as error:
+        raise ValueError(f"the body: {error}") from error
     try:
         told = json.loads(body.decode("utf-8"), object_pairs_hook=list, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -149,14 +185,18 @@ def _from_json(value: Any, kind: type) -> Any:
         raise ValueError(f"no base64 ({short(error)}); {_FILE}") from error
 
 
-def _typed(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        hint = f"; {_FILE}" if kind is bytes else ""
-        raise ValueError(f"{type(value).__name__} where {kind.__name__} was wanted{hint}")
+def _refuse_marks(body: bytes) -> None:
+    if sum(body.count(mark) for mark in (b"[", b"{", b",", b":")) > _MARKS:
+        raise ValueError(f"more than {_MARKS} brackets, commas and colons")
+
+
+def _typed(value: Any, kind: type, *, hint: str = "") -> Any:
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"{type(value).__name__} where {kind.__name__} was wanted{hint if kind is bytes else ''}")
     return value
 
 
-def _known(key: Any, fields: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+def _known(key: Any, fields: Mapping[str, Kind], said: Mapping[str, Any]) -> str:
     if not isinstance(key, str) or key not in fields:
         raise ValueError(f"there is no field {short(repr(key))}; {_wanted(fields)}")
     if key in said:
@@ -164,7 +204,7 @@ def _known(key: Any, fields: Mapping[str, Any], said: Mapping[str, Any]) -> str:
     return key
 
 
-def _complete(said: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def _complete(said: dict[str, Any], fields: Mapping[str, Kind]) -> dict[str, Any]:
     if lost := [name for name in fields if name not in said]:
         raise ValueError(f"the body: {lost[0]!r} is not there; {_wanted(fields)}")
     return said
@@ -179,7 +219,7 @@ def _no_number(word: str) -> None:
     raise ValueError(f"{word} is no number")
 
 
-def _wanted(fields: Mapping[str, Any]) -> str:
+def _wanted(fields: Mapping[str, Kind]) -> str:
     return f"give {' and '.join(fields)}, nothing else"
 
 

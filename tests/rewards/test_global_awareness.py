@@ -5,6 +5,7 @@ import json
 import pytest
 import reward_fakes as fakes
 
+from editr2_jax.evaluation import tables
 from editr2_jax.records import Status
 from editr2_jax.rewards import global_awareness as ga
 from editr2_jax.rewards import suite
@@ -29,6 +30,16 @@ def test_a_broken_rule_is_a_failure_and_is_kept_apart_from_the_edit():
     verdict, _ = judge(answer(2, (True, True), (True, False)))
     assert verdict.value == 0 and verdict.detail["edits"] == [[True, True]] and verdict.detail["rules"] == [[True, False]]
     json.dumps(dict(verdict.detail))
+
+
+def test_half_a_character_of_a_judge_can_be_written_wherever_reasons_are(tmp_path):
+    said = answer(1, (False, True), (True, True)).replace('"r"', r'"it shows \ud83d"')
+    verdict, _ = judge(said)
+    assert verdict.value == 0 and verdict.status is Status.OK and verdict.detail["reasons"] == ["it shows ?"]
+    about = {"session": "a", "subset": "memory", "turn": 0, "task_type": "color_alter", "instruction": "x", "intent": None, "changed": 0.0}
+    given = {"scores": {"ga": verdict.value}, "status": {"ga": "ok"}, "reward": 0.0, "detail": {"ga": verdict.detail}}
+    tables.write(tmp_path, [about | given], draws=2)
+    assert "it shows ?" in (tmp_path / tables.SCORES).read_text(encoding="utf-8")
 
 
 def test_the_latest_edit_and_its_rule_are_told_apart():

@@ -83,6 +83,25 @@ def test_a_prefix_answer_that_needs_guessing_is_refused(answer):
         questions.prefix_of(answer, turns=2)
 
 
+HALVES = [(r"\ud83d", "?"), (r"a \ude00 b", "a ? b"), (r"\ud83d\ude00", "\N{GRINNING FACE}"), (r"\\ud83d", r"\ud83d"), ("é", "é")]
+
+
+@pytest.mark.parametrize(("escaped", "read"), HALVES)
+def test_half_a_character_costs_no_verdict_and_can_be_written(escaped, read):
+    """Judges that cut by UTF-16 spell it as an escape, which no cleaning of the answer's text would find."""
+    prefix = judge_answer(2, (True, True), (True, False)).replace("because", escaped)
+    answer = questions.prefix_of(prefix, turns=2)
+    assert (answer.edits, answer.rules, answer.first_failed_turn, answer.reason) == ((True, True), (True, False), 2, read)
+    assert questions.grades_of(f'{{"reason": "{escaped}", "grades": [5, 1]}}', turns=2).reason == read
+    assert questions.texts_of(f'{{"texts": ["{escaped}", "STOP"], "{escaped}": [{{}}]}}') == [read, "STOP"]
+    read.encode()
+
+
+def test_what_has_no_halves_is_read_as_it_stands():
+    told = {"a": [1, 2.5e-300, 10**30, True, None, {"b": "\u2028\x00"}], "c": float("inf")}
+    assert repr(questions.json_object(json.dumps(told))) == repr(told)
+
+
 def test_brackets_without_end_are_no_answer():
     with pytest.raises(JudgeFormatError, match="Wanted one JSON object"):
         questions.prefix_of('{"turns": ' + "[" * 100_000, turns=2)

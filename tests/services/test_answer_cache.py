@@ -1,6 +1,7 @@
 """Answers on disk: found by content, the same for many threads and processes, and there after a kill."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -53,12 +54,73 @@ def test_files_that_cannot_serve_are_refused(tmp_path):
         base.execute("PRAGMA user_version = 9")
     with pytest.raises(ValueError, match="layout 9, this version reads 1"):
         AnswerCache(tmp_path / "newer")
+    for name, word in (("text", "file is not a database"), ("newer", "layout 9, this"), ("empty", "layout 0, this version reads 1")):
+        (tmp_path / "empty").touch()
+        with pytest.raises(ValueError, match=f"{name}: no answer cache .{word}"):
+            AnswerCache(tmp_path / name, mode="replay")
     with pytest.raises(ValueError, match="there is nothing to replay; record it first"):
         AnswerCache(tmp_path / "none", mode="replay")
     with pytest.raises(ValueError, match="mode is 'refresh'; choose from use, replay"):
         AnswerCache(tmp_path / "a", mode="refresh")
     with pytest.raises(ValueError, match="gs://bucket: .* as folder for the answer cache"):
         AnswerCache("gs://bucket/a")
+
+
+def there(folder):
+    """All that a write into a folder would change."""
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in [folder, *sorted(folder.iterdir())]]
+
+
+def test_a_replay_leaves_file_and_folder_as_they_are(tmp_path, monkeypatch):
+    path = tmp_path / "what? answers #1.sqlite"
+    with AnswerCache(path) as cache:
+        cache.put("a", "yes", about={})
+    before, content = there(tmp_path), path.read_bytes()
+    monkeypatch.setattr(answer_cache.workdir, "writable", lambda *_, **__: pytest.fail("a replay needs no folder to write into"))
+    with AnswerCache(path, mode="replay") as cache, AnswerCache(path, mode="replay") as another:
+        assert cache.get("a") == another.get("a") == "yes" and cache.get("b") is None and len(cache) == 1
+        with pytest.raises(ServiceError, match="attempt to write a readonly database"):
+            cache.put("b", "no", about={})
+        assert there(tmp_path) == before
+    assert there(tmp_path) == before and path.read_bytes() == content and cache.size() == len(content)
+
+
+def test_a_replay_reads_what_is_being_recorded(tmp_path):
+    path = tmp_path / "answers"
+    with AnswerCache(path) as recording:
+        recording.put("a", "yes", about={})
+    with AnswerCache(path, mode="replay") as cache:
+        assert cache.get("a") == "yes" and cache.get("b") is None
+        with AnswerCache(path) as recording:
+            recording.put("b", "no", about={})
+            assert cache.get("b") == "no"
+            recording.put("c", "x" * 100_000, about={})
+            assert cache.get("c") == "x" * 100_000 and len(cache) == 3
+        assert [cache.get(key) for key in "abd"] == ["yes", "no", None]
+    with AnswerCache(path, mode="replay") as cache:
+        assert cache.get("b") == "no"
+
+
+def test_a_log_that_a_killed_process_left_is_read_or_explained(tmp_path):
+    (tmp_path / "left").mkdir()
+    with AnswerCache(tmp_path / "answers") as recording:
+        recording.put("a", "yes", about={})
+        for name in ("answers", "answers-wal"):
+            shutil.copy(tmp_path / name, tmp_path / "left" / name)
+    path = tmp_path / "left" / "answers"
+    (tmp_path / "left" / "answers-shm").symlink_to(tmp_path / "no folder" / "file")  # sqlite cannot make it, as in a read-only folder
+    with pytest.raises(
+        ValueError, match="cannot be replayed .unable to open .*log lies beside it.* once with the mode 'use'.* or copy both"
+    ):
+        AnswerCache(path, mode="replay")
+    (tmp_path / "left" / "answers-shm").unlink()
+    with AnswerCache(path, mode="replay") as cache:
+        assert cache.get("a") == "yes"
+    AnswerCache(path).close()  # as the error says
+    before = there(tmp_path / "left")
+    assert [name for name, *_ in before] == ["left", "answers"]
+    with AnswerCache(path, mode="replay") as cache:
+        assert cache.get("a") == "yes" and there(tmp_path / "left") == before
 
 
 def test_a_closed_cache_is_an_outage_and_no_answer(tmp_path):

@@ -10,7 +10,7 @@ import tiny_eyes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editr2_jax.rewards.base import Detector
+from editr2_jax.rewards.base import Detector, ServiceError
 from editr2_jax.services import grounding_dino
 from editr2_jax.services.grounding_dino import GroundingDino
 
@@ -76,7 +76,7 @@ def test_scores_are_the_best_token_of_the_phrase_alone():
 
 def test_extreme_scores_stay_between_zero_and_one_and_nan_is_an_error():
     np.testing.assert_array_equal(grounding_dino.phrase_scores(np.array([[-np.inf, -1e4, 1e4]]), [(0, 1), (1, 2), (2, 3)]), [[0, 0, 1]])
-    with pytest.raises(ValueError, match="no numbers"):
+    with pytest.raises(ServiceError, match="no numbers"):
         grounding_dino.phrase_scores(np.array([[np.nan, 1.0]]), [(0, 2)])
 
 
@@ -84,7 +84,7 @@ def test_boxes_are_corners_within_the_picture():
     assert grounding_dino.corners(np.array([0.5, 0.25, 0.5, 0.25])) == (0.25, 0.125, 0.75, 0.375)
     assert grounding_dino.corners(np.array([0.05, 0.9, 0.2, 0.4])) == pytest.approx((0.0, 0.7, 0.15, 1.0))
     for wrong in (np.nan, np.inf, -np.inf):
-        with pytest.raises(ValueError, match="a box that is no numbers"):
+        with pytest.raises(ServiceError, match="a box that is no numbers"):
             grounding_dino.corners(np.array([0.5, wrong, 0.2, 0.4]))
 
 
@@ -170,6 +170,23 @@ def test_phrases_that_read_alike_are_asked_once_and_all_answered(scripted):
 def test_the_threshold_is_the_callers_and_nothing_found_is_an_answer(scripted):
     assert found(scripted({"cat": 0.5}, {"cat": 0.7}, threshold=0.6).detect(tiny_eyes.picture(), ["cat"])) == [(1, "cat", 0.7)]
     assert scripted({"cat": 0.5}).detect(tiny_eyes.picture(), ["dog"]) == []
+
+
+@parity
+def test_a_model_without_numbers_is_an_outage_and_no_fault_of_the_question(scripted, monkeypatch):
+    with pytest.raises(ServiceError, match="scores that are no numbers; its weights or the device"):
+        scripted({"cat": float("nan")}).detect(tiny_eyes.picture(), ["cat"])
+    eyes = scripted({"cat": 0.9})
+    answer = eyes._model.__call__
+
+    def without_boxes(**asked):
+        told = answer(**asked)
+        return types.SimpleNamespace(logits=told.logits, pred_boxes=told.pred_boxes * float("nan"))
+
+    without_boxes.config, without_boxes.device = eyes._model.config, "cpu"
+    monkeypatch.setattr(eyes, "_model", without_boxes)
+    with pytest.raises(ServiceError, match="a box that is no numbers; its weights or the device"):
+        eyes.detect(tiny_eyes.picture(), ["cat"])
 
 
 @parity

@@ -1,13 +1,16 @@
 """The detector and the extractor behind HTTP, in the place of those in process."""
 
 import concurrent.futures
+import http.server
 import sqlite3
 import threading
+import tracemalloc
 from contextlib import closing
 
 import numpy as np
 import pytest
 import test_server
+import test_wire
 from eyes_server import EyesServer
 from faulty_eyes import DOUBLE, NORMAL, NOT_FINITE, TOO_FEW, WIDE
 from judge_server import PATIENT
@@ -182,7 +185,15 @@ def test_another_model_is_an_error_and_so_is_another_kind_of_server(servers):
 
 
 @pytest.mark.parametrize(
-    "phrase, word", [("outside", "five numbers"), ("nan", "five numbers"), ("unasked", "nobody asked"), ("RuntimeError", "500")]
+    "phrase, word",
+    [
+        ("outside", "five numbers"),
+        ("nan", "five numbers"),
+        ("unasked", "nobody asked"),
+        ("RuntimeError", "500"),
+        ("nan-score", "500.*ServiceError"),
+        ("nan-box", "500.*ServiceError"),
+    ],
 )
 def test_detections_that_cannot_be_are_no_answer(faulty, phrase, word):
     with closing(detector_at(faulty[0], model="faulty", breaker_failures=99)) as detector:
@@ -191,6 +202,14 @@ def test_detections_that_cannot_be_are_no_answer(faulty, phrase, word):
         assert detector.counters()["retries"] == 1
         whole = Detection(box=(0.0, 0.0, 1.0, 1.0), score=PICTURE[0, 0, 0] / 255, phrase="ball")
         assert detector.detect(PICTURE, ["ball"]) == [whole]
+
+
+@pytest.mark.parametrize("phrase", ["nan-score", "nan-box"])
+def test_where_a_model_gives_no_numbers_another_endpoint_is_asked(faulty, servers, phrase, monkeypatch):
+    with closing(detector_at(faulty[0], servers[0], breaker_failures=1, breaker_s=600.0)) as detector:
+        monkeypatch.setattr(detector, "_mine", lambda told: told)  # the two serve models of other names
+        assert detector.detect(PICTURE, [phrase]) == []
+        assert (detector.counters()["failures_server_error"], detector.counters()["answers"]) == (1, 1)
 
 
 def test_what_the_model_does_not_take_is_not_asked_again(faulty):
@@ -207,6 +226,53 @@ def test_features_that_cannot_be_are_no_answer(faulty, what, word):
         with pytest.raises(ServiceError, match=word):
             features.embed([picture(what), picture(7)])
         np.testing.assert_array_equal(features.embed([picture(NORMAL), picture(7)]).cls, [[0, 0, 0, 2], [7, 7, 7, 2]])
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Whatever it is asked, it says its server's `body`."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def stranger():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+        server.url = f"http://127.0.0.1:{server.server_port}/v1"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", [name for name in test_wire.BOMBS if name.startswith("msgpack")])
+def test_an_answer_that_would_be_blown_up_is_no_answer_and_costs_little(stranger, name):
+    _, stranger.body = test_wire.BOMBS[name]
+    for client, ask in ((features_at, lambda it: it.embed([PICTURE])), (detector_at, lambda it: it.detect(PICTURE, NAMES))):
+        with closing(client(stranger, breaker_failures=99)) as eyes:
+            tracemalloc.start()
+            try:
+                with pytest.raises(ServiceError, match="no answer after 2 tries; .*cannot be read"):
+                    ask(eyes)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert eyes.counters()["failures_malformed"] == 2 and peak < 8 * len(stranger.body)
+
+
+@pytest.mark.parametrize("wrong", test_wire.ANSWERS)
+def test_an_answer_of_another_shape_is_no_answer(stranger, wrong):
+    stranger.body, _ = test_wire.ANSWERS[wrong]
+    with closing(detector_at(stranger, model="m", breaker_failures=99)) as detector:
+        with pytest.raises(ServiceError, match="no answer after 2 tries; .*cannot be read"):
+            detector.detect(PICTURE, NAMES)
+        assert detector.counters()["failures_malformed"] == 2
 
 
 def test_features_of_two_shapes_are_not_put_together(faulty):

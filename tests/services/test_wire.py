@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import tracemalloc
 import zlib
 
 import hypothesis.strategies as st
@@ -55,7 +56,8 @@ def test_features_come_back_to_the_bit(form, data):
 @given(st.sampled_from([JSON, MSGPACK]), SHARES, SHARES, SHARES)
 def test_detections_come_back_to_the_bit(form, score, x, y):
     found = [Detection(box=(min(x, y), 0.0, max(x, y), 1.0), score=np.float32(score).item(), phrase="red box, left")] * 2
-    assert wire.read_detections(form.read(form.write(wire.detections_message(found))), ["red box, left"]) == found
+    told = form.read(form.write({"model": "m", "detections": wire.detections_message(found)}))
+    assert wire.read_detections(told["detections"], ["red box, left"]) == found
 
 
 @given(st.lists(st.binary(max_size=40), max_size=4), st.lists(st.text(max_size=10), max_size=4))
@@ -268,3 +270,93 @@ def test_an_answer_that_is_no_message_is_a_value_error():
         with pytest.raises(ValueError):
             JSON.read(body)
     assert json.loads(JSON.write({"a": 1})) == {"a": 1}
+
+
+BOX = {"box": [0, 0.25, 1, 1.0], "score": 1, "phrase": "ball"}
+ANSWERS = {  # what is wrong -> (the body, a word of the error)
+    "no map": (b"\x93\x01\x02\x03", "the body"),
+    "a list of maps": (msgpack.packb([BOX]), "the body"),
+    "another field": (msgpack.packb({"model": "m", "extra": 1}), "there is no field 'extra'"),
+    "a field twice": (b"\x82\xa5model\xa1m\xa5model\xa1m", "comes twice"),
+    "more fields than there are": (b"\xdf\xff\xff\xff\xff", "a map of 4294967295 fields"),
+    "more behind it": (msgpack.packb({"model": "m"}) + b"\xc0", "1 bytes follow"),
+    "cut": (msgpack.packb({"model": "m", **features()})[:-1], "patches: it ends too early|data: it ends too early"),
+    "a name that is a list": (msgpack.packb({"model": []}), "model: list where str was wanted"),
+    "detections that are a map": (msgpack.packb({"detections": {}}), "detections"),
+    "a detection that is a list": (msgpack.packb({"detections": [[]]}), "detections"),
+    "more in a detection": (msgpack.packb({"detections": [BOX | {"mask": b""}]}), "a map of 4 fields"),
+    "another thing in a detection": (msgpack.packb({"detections": [{"mask": b""}]}), "there is no field 'mask'"),
+    "a box of three": (msgpack.packb({"detections": [BOX | {"box": [0, 0, 1]}]}), "box: 3 numbers where 4 were wanted"),
+    "a box of lists": (msgpack.packb({"detections": [BOX | {"box": [[]] * 4}]}), "box: list where float was wanted"),
+    "a box of words": (msgpack.packb({"detections": [BOX | {"box": ["0"] * 4}]}), "box: str where float was wanted"),
+    "a score that is true": (msgpack.packb({"detections": [BOX | {"score": True}]}), "score: bool where float was wanted"),
+    "a phrase in a list": (msgpack.packb({"detections": [BOX | {"phrase": ["ball"]}]}), "phrase: 1 exceeds"),
+    "more detections than it has bytes": (b"\x81\xaadetections\xdd\xff\xff\xff\xff", "4294967295 of them, at most 100000"),
+    "an array that is a list": (msgpack.packb({"cls": [0.0, 1.0]}), "cls"),
+    "an array with more": (msgpack.packb({"cls": features()["cls"] | {"order": "C"}}), "a map of 4 fields"),
+    "a shape of three": (msgpack.packb({"cls": {"shape": [1, 1, 1]}}), "shape: 3 numbers where 2 were wanted"),
+    "a shape of floats": (msgpack.packb({"patches": {"shape": [1.0] * 4}}), "shape: float where int was wanted"),
+    "numbers one by one": (msgpack.packb({"cls": {"data": [0] * 24}}), "data: 24 exceeds"),
+    "numbers as text": (msgpack.packb({"cls": {"data": "AAAA"}}), "data: str where bytes was wanted"),
+    "an extension": (msgpack.packb({"model": msgpack.ExtType(3, b"x")}), "exceeds max_ext_len"),
+}
+
+
+@pytest.mark.parametrize("wrong", ANSWERS)
+def test_an_answer_says_nothing_but_what_is_in_the_table(wrong):
+    body, word = ANSWERS[wrong]
+    with pytest.raises(ValueError, match="(?s)no msgpack of an answer .*(" + word.replace(".", r"\.") + r")") as told:
+        MSGPACK.read(body)
+    assert "PNG" not in str(told.value)
+
+
+def test_a_good_answer_is_what_msgpack_makes_of_it():
+    for answer in (
+        {"model": "m", "detections": []},
+        {"detections": [BOX, BOX | {"score": 2**64 - 1, "box": [float("nan"), -1, 0, 0.1 + 0.2]}], "model": "é"},
+        {"model": "m", **features()},
+        {**features(cls=(0, 3)), "model": ""},
+        features(),
+    ):
+        body = MSGPACK.write(answer)
+        assert repr(MSGPACK.read(body)) == repr(msgpack.unpackb(body))  # types, too, and the order
+
+
+BOMBS = {  # a body of 4 MiB that would become a hundred times as much
+    "msgpack, maps": (MSGPACK, b"\xdd\x00\x40\x00\x00" + b"\x80" * (1 << 22)),
+    "msgpack, maps for detections": (MSGPACK, b"\x81\xaadetections\xdd\x00\x40\x00\x00" + b"\x80" * (1 << 22)),
+    "msgpack, lists for an array": (MSGPACK, b"\x81\xa3cls\xdd\x00\x40\x00\x00" + b"\x90" * (1 << 22)),
+    "msgpack, a map of many": (MSGPACK, b"\xdf\x00\x40\x00\x00" + b"\x01\x80" * (1 << 21)),
+    "msgpack, numbers for bytes": (MSGPACK, b"\x81\xa3cls\x81\xa4data\xdd\x00\x40\x00\x00" + b"\xca" * (1 << 22)),
+    "JSON, maps": (JSON, b"[" + b"{}," * (1 << 22) + b"{}]"),
+    "JSON, lists": (JSON, b'{"choices": [' + b"[]," * (1 << 21) + b"[]]}"),
+    "JSON, maps in maps": (JSON, b'{"a":' * (1 << 20)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_an_answer_that_would_be_blown_up_costs_no_memory(name):
+    form, body = BOMBS[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError):
+            form.read(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(body)
+
+
+def test_an_answer_of_features_costs_little_more_than_its_size():
+    body = MSGPACK.write(
+        {"model": "m", "cls": MSGPACK.array(np.ones((1, 1024), np.float32))}
+        | {"patches": MSGPACK.array(np.ones((1, 32, 32, 1024), np.float32))}
+    )
+    tracemalloc.start()
+    try:
+        told = MSGPACK.read(body)
+        wire.read_features(told["cls"], told["patches"], 1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.5 * len(body)
