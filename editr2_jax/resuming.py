@@ -29,6 +29,7 @@ from editr2_jax.runtime import rows, workdir
 from editr2_jax.runtime.checkpoints import Checkpoints
 from editr2_jax.runtime.hosts import Hosts
 from editr2_jax.runtime.mesh import MeshConfig
+from editr2_jax.runtime.pointers import LATEST
 from editr2_jax.runtime.workdir import flat
 from editr2_jax.services.endpoints import EndpointsConfig
 from editr2_jax.training import state as states
@@ -159,8 +160,8 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
     return arrays | {name: nnx.to_pure_dict(average) for name, average in averages.items() if average is not None}
 
 
-def resume(checkpoints: Checkpoints, fresh: TrainState, step: int | None = None) -> TrainState:
-    """The last saved state (or that of `step`), or the fresh one where nothing has been saved.
+def resume(checkpoints: Checkpoints, fresh: TrainState, step: int | str | None = None) -> TrainState:
+    """The last saved state (or that of `step`, a number or a pointer's name), or the fresh one where nothing has been saved.
 
     Raises ValueError for a checkpoint of another model, and for a step that was not kept.
     """
@@ -185,25 +186,35 @@ def _filled(like: nnx.State, arrays: dict[str, Any]) -> nnx.State:
     return state
 
 
-def last_state(config, model: Model, run: Path) -> TrainState:
-    """The last checkpoint of a run; raises ValueError where it has none."""
+At = int | str  # which checkpoint of a run: a step, or "latest", "healthy" or "best"
+
+
+def refuse_absent(run: Path, at: At) -> None:
+    """Raises ValueError, listing the steps that are there, for a checkpoint that a run does not have: before a model is read for it."""
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        if checkpoints.latest_step() is None:
-            raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
-        return resume(checkpoints, fresh_state(config, model))
+        checkpoints.step_at(at)
 
 
-def last_shown(config, shapes: nnx.State, run: Path) -> tuple[nnx.State, int]:
-    """What a run learned, as it is evaluated and exported, and after how many steps: nothing else of the last checkpoint is read.
+def told_step(run: Path, at: At, step: int) -> str:
+    """Which checkpoint was taken, in words."""
+    return f"step {step} of {run}" + (f" ({at})" if isinstance(at, str) else "")
 
-    shapes: of what learns. Raises ValueError where there is no checkpoint.
+
+def saved_state(config, model: Model, run: Path, at: At = LATEST) -> TrainState:
+    """A checkpoint of a run; raises ValueError where it does not have that one."""
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        return resume(checkpoints, fresh_state(config, model), checkpoints.step_at(at))
+
+
+def saved_shown(config, shapes: nnx.State, run: Path, at: At = LATEST) -> tuple[nnx.State, int]:
+    """What a run learned, as it is evaluated and exported, and after how many steps: nothing else of the checkpoint is read.
+
+    shapes: of what learns. Raises ValueError where the run does not have that checkpoint.
     """
     name = "trainable" if assemble.averages(config).ema.kind == "off" else "ema"
     target = {name: nnx.to_pure_dict(shapes), "step": jax.ShapeDtypeStruct((), np.int32)}
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        if checkpoints.latest_step() is None:
-            raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
-        arrays, _ = checkpoints.restore(target, partial=True)
+        arrays, _ = checkpoints.restore(target, at, partial=True)
     return _filled(shapes, arrays[name]), int(arrays["step"])
 
 

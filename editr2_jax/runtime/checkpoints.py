@@ -33,7 +33,7 @@ _TRASH = ".deleted"  # below the directory of checkpoints, hence reached by a re
 _DAMAGED = "damaged"  # where a checkpoint goes that cannot be read, once an older one has stood in for it
 _SHOWN = 12  # differing leaves that an error lists
 _TRAIN_FIRST = "train first, or give the folder of a run that has saved."
-_UNSET = {HEALTHY: "no step has been confirmed healthy", BEST: "no step has been reported with a metric"}
+_UNSET = {HEALTHY: "no step has been confirmed healthy yet", BEST: "no evaluation has named a best one yet"}
 
 
 class DamagedCheckpoint(ValueError):
@@ -139,6 +139,10 @@ class Checkpoints:
             return pointers.read(self.directory).get(name)  # the run may have gone on
         self.wait()
         return self._pointers.get(name)
+
+    def step_at(self, step: int | str | None = None) -> int:
+        """The number of the step that "latest", "healthy" or "best" names, or of a step; raises ValueError listing those that are there."""
+        return self._known(step)
 
     def meta(self, step: int | str | None = None) -> dict[str, Any]:
         """The JSON record of a step, by default the latest; raises ValueError where there is none."""
@@ -308,15 +312,22 @@ class Checkpoints:
             return self._steps[-1]
         if isinstance(step, str):
             if step not in _UNSET:
-                raise ValueError(f"{self.directory}: no pointer is called {step!r}; there are {', '.join(pointers.NAMES)}.")
+                raise ValueError(
+                    f"{self.directory}: no step is called {step!r}; ask for {', '.join(pointers.NAMES)}, or for {self._told()}."
+                )
             if (record := self.pointer(step)) is None:
-                raise ValueError(f"{self.directory}: {_UNSET[step]}, so there is no {step} checkpoint; ask for a step, or the latest.")
+                raise ValueError(
+                    f"{self.directory}: {_UNSET[step]}, so there is no {step} checkpoint; ask for the latest, or for {self._told()}."
+                )
             step = record["step"]
         if step not in self._steps and self._read_only:
             self._manager.reload()  # the run may have gone on
             self._steps = sorted(self._manager.all_steps())
         self._refuse_unknown(step)
         return step
+
+    def _told(self) -> str:
+        return f"one of the steps {', '.join(map(str, self._steps))}"
 
     def _refuse_unknown(self, step: int) -> None:
         if step not in self._steps:

@@ -94,7 +94,8 @@ def test_a_run_from_its_start_to_its_report(small_checkpoint, tmp_path):
     picture, drawn = next((run / "data/images").iterdir()), tmp_path / "drawn"
     say = ("--say=Remove ball", "--say=Change the background to snow")
     told = succeed("edit", f"--run={run}", f"--image={picture}", f"--out={drawn}", *say).splitlines()
-    assert len(told) == 2 and told[1].startswith("turn 1: Change the background to snow")
+    assert told[0] == f"step {STEPS} of {run} (latest)"
+    assert len(told) == 3 and told[2].startswith("turn 1: Change the background to snow")
     assert sorted(path.name for path in drawn.iterdir()) == ["session.json", "strip.png", "turn_0.png", "turn_1.png"]
     assert np.asarray(Image.open(drawn / "strip.png")).shape == (48, 3 * 48, 3)
 

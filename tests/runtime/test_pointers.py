@@ -54,7 +54,7 @@ def test_a_step_that_a_pointer_names_stays_until_it_moves_on(tmp_path):
         assert saver.steps() == folders(tmp_path) == [3, 4, 5] and on_disk(tmp_path) == {"latest": 5, "healthy": 3, "best": 4}
         for name, step in {"healthy": 3, "best": 4, "latest": 5, None: 5}.items():
             arrays, meta = saver.restore(TARGET, name)
-            assert meta == {"step": step} == saver.meta(name) and arrays["x"][0] == step
+            assert meta == {"step": step} == saver.meta(name) and saver.step_at(name) == step and arrays["x"][0] == step
         assert saver.pointer("best") == {"step": 4, "metric": "reward", "value": 0.75}
         saver.confirm(4)
         saver.confirm(3)  # an older one says nothing new
@@ -74,9 +74,11 @@ def test_pointers_outlive_the_process_and_follow_what_is_there(tmp_path):
         assert reader.restore(TARGET, "healthy")[1] == {"step": 2}
     with Checkpoints(tmp_path, keep=3) as saver:
         assert on_disk(tmp_path) == {"latest": 2, "healthy": 2} and saver.pointer("best") is None
-        with pytest.raises(ValueError, match="no step has been reported with a metric, so there is no best checkpoint"):
+        with pytest.raises(
+            ValueError, match="no evaluation has named a best one yet, so there is no best checkpoint; .* one of the steps 1, 2"
+        ):
             saver.restore(TARGET, "best")
-        with pytest.raises(ValueError, match="no pointer is called 'bets'; there are latest, healthy, best"):
+        with pytest.raises(ValueError, match="no step is called 'bets'; ask for latest, healthy, best, or for one of the steps 1, 2"):
             saver.restore(TARGET, "bets")
         for call in (lambda: saver.confirm(7), lambda: saver.report(7, 1.0, metric="reward")):
             with pytest.raises(ValueError, match="there is no step 7; there are 1, 2"):
