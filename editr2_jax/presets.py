@@ -126,6 +126,7 @@ def edit_r2() -> ConfigDict:
             "loop": {
                 **_section(LoopConfig, steps=30),
                 "keep": 2,  # checkpoints, beside the healthy one and the best
+                "keep_every": 0,  # a checkpoint of so many steps, 2 and 3 times as many, ... is kept for good; 0: none
                 "record_every": 5,
                 "record_groups": 4,
                 "spool": True,  # every turn of a half-done rollout goes to disk, so that a stop costs at most one

@@ -49,7 +49,16 @@ RESUMABLE = (  # what may be changed between two starts of a run
     *HARDWARE,
     *("hosts.join_s", "hosts.silence_s", "hosts.stuck_s", "data.remember", "tabletop.workers"),
     *("rewards.workers", "rewards.max_error_share"),
-    *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
+    *(
+        "loop.steps",
+        "loop.save_every",
+        "loop.log_every",
+        "loop.keep",
+        "loop.keep_every",
+        "loop.record_every",
+        "evaluate.every",
+        "evaluate.strips",
+    ),
     *("doctor.before", "doctor.sessions", "doctor.members", "doctor.pairs"),
     *("profile.steps", "profile.phases", "profile.python", "profile.everyone", "profile.peak_tflops"),
     *("compile_cache.folder", "compile_cache.shared", "compile_cache.min_seconds"),
@@ -68,7 +77,9 @@ class Keeper:
         self._digest: tuple[int, str] = (-1, "")  # of the weights that play a step
         with contextlib.ExitStack() as opened:
             rewards = workdir.fingerprint(judging(config))
-            self.checkpoints = opened.enter_context(Checkpoints(directory / "checkpoints", keep=config.loop.keep))
+            self.checkpoints = opened.enter_context(
+                Checkpoints(directory / "checkpoints", keep=config.loop.keep, keep_every=config.loop.keep_every)
+            )
             self.verdicts = opened.enter_context(
                 VerdictStore(directory / "verdicts", fingerprint=rewards, process=hosts.index, processes=hosts.count)
             )

@@ -16,8 +16,7 @@ import math
 import os
 import shutil
 import threading
-import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from editr2_jax.runtime import digests, pointers, workdir
 from editr2_jax.runtime.pointers import BEST, HEALTHY, LATEST, Pointers
 
 _TRASH = ".deleted"  # below the directory of checkpoints, hence reached by a rename
-_DAMAGED = "damaged"  # where a checkpoint goes that cannot be read, once an older one has stood in for it
 _SHOWN = 12  # differing leaves that an error lists
 _TRAIN_FIRST = "train first, or give the folder of a run that has saved."
 _UNSET = {HEALTHY: "no step has been confirmed healthy yet", BEST: "no evaluation has named a best one yet"}
@@ -43,14 +41,17 @@ class DamagedCheckpoint(ValueError):
 class Checkpoints:
     """The checkpoints of one directory, `directory/STEP/`. Usable as a context manager; leaving it waits for the last save."""
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, keep_every: int | None = None, read_only: bool = False):
-        """Keep the latest `keep` steps, and for good those divisible by `keep_every`; a step that a pointer names stays as long as it does.
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, keep_every: int = 0, read_only: bool = False):
+        """Keep the latest `keep` steps, and for good those divisible by `keep_every` (0: none).
 
+        A step that a pointer names stays as long as it does.
         What a killed process left half-written or half-deleted is removed here. Raises ValueError where the directory is not writable.
         read_only: nothing is written, made or removed, so that a run can be looked at while its process goes on saving.
         """
         if keep < 1:
             raise ValueError(f"Checkpoints(keep={keep}): at least one checkpoint must be kept.")
+        if keep_every < 0:
+            raise ValueError(f"Checkpoints(keep_every={keep_every}): give every how many steps one is kept for good, or 0 for none.")
         self._read_only, self._keep, self._keep_every = read_only, keep, keep_every
         if read_only:
             self.directory = Path(directory).expanduser().absolute()
@@ -170,34 +171,6 @@ class Checkpoints:
         """Whether a step was saved with its frozen tree."""
         return (self.directory / str(self._known(step)) / "frozen").exists()
 
-    def restore_newest_sound(self, target: Any, *, warn: Callable[[str], None] = warnings.warn) -> tuple[Any, dict[str, Any]]:
-        """`restore` of the newest checkpoint that can be read; warns of each newer one, which goes to `damaged/` so that saving can go on.
-
-        Another tree than the saved one is no damage, and is refused as by `restore`. Raises DamagedCheckpoint where none can be read. With
-        several processes, damage to the arrays is what process 0 finds.
-        """
-        damaged: list[int] = []
-        for step in reversed(self.steps()):
-            try:
-                found = self.restore(target, step)
-            except DamagedCheckpoint as error:
-                damaged.append(step)
-                reason = str(error)
-                warn(f"{reason} Looking for an older one.")
-                continue
-            if damaged and not self._read_only:
-                self._take_away(damaged, to=_DAMAGED)
-            return found
-        if damaged:
-            raise DamagedCheckpoint(f"{self.directory}: none of the checkpoints {damaged} can be read; the last says: {reason}")
-        raise ValueError(f"{self.directory}: there is no checkpoint here; {_TRAIN_FIRST}")
-
-    def drop_after(self, step: int | str) -> None:
-        """Delete the steps later than this one, so that a run can go on from it. Pointers to them go too."""
-        step = self._known(step)
-        self._take_away([other for other in self._steps if other > step], to=_TRASH)
-        self._empty_trash()
-
     def wait(self) -> None:
         """Block until the save under way is on disk; raises its error if it failed."""
         saving, self._saving = self._saving, None
@@ -249,19 +222,6 @@ class Checkpoints:
         shutil.rmtree(there, ignore_errors=True)
         there.parent.mkdir(exist_ok=True)
         os.replace(self.directory / str(step), there)
-
-    def _take_away(self, steps: Collection[int], *, to: str) -> None:
-        if self._read_only:
-            raise ValueError(f"{self.directory}: opened to be read; nothing is taken away from it.")
-        with self._lock:
-            self._steps = [step for step in self._steps if step not in steps]
-            self._pointers.keep_to(self._steps)
-            self._pointers.publish()
-        if self._writes:
-            for step in sorted(steps, reverse=True):  # a kill midway leaves no gap
-                self._move(step, to)
-        _meet("checkpoints_taken_away")
-        self._manager.reload()
 
     def _empty_trash(self) -> None:
         if self._writes:

@@ -144,8 +144,7 @@ def test_frozen_weights_are_saved_on_request_and_read_on_request(tmp_path):
             saver.restore_frozen({"base": jnp.zeros(5)})
 
 
-def test_a_damaged_checkpoint_is_named_and_an_older_one_stands_in(tmp_path, capfd):
-    told = []
+def test_a_damaged_checkpoint_is_named_and_the_older_ones_are_told(tmp_path, capfd):
     with Checkpoints(tmp_path, keep=5) as saver:
         save(saver, 1, 2, 3)
         saver.confirm(3)
@@ -153,20 +152,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_stands_in(tmp_path, capf
         damage(tmp_path, 3)
         with pytest.raises(DamagedCheckpoint, match=r"3: this checkpoint cannot be read .*\(there: 1, 2\)"):
             saver.restore(TARGET)
-        arrays, meta = saver.restore_newest_sound(TARGET, warn=told.append)
-        assert meta == {"step": 2} and arrays["x"][0] == 2
-        assert len(told) == 1 and f"{tmp_path / '3'}: this checkpoint cannot be read" in told[0]
-        assert saver.steps() == [1, 2] and on_disk(tmp_path) == {"latest": 2} and (tmp_path / "damaged" / "3").is_dir()
-        save(saver, 3)
-        assert saver.restore(TARGET)[1] == {"step": 3}
-        with pytest.raises(ValueError, match="leaves missing") as refusal:  # another model is no damage
-            saver.restore_newest_sound({"other": jnp.zeros(1)})
-        assert not isinstance(refusal.value, DamagedCheckpoint) and saver.steps() == [1, 2, 3]
-        for step in (1, 2, 3):
-            damage(tmp_path, step)
-        with pytest.raises(DamagedCheckpoint, match=r"none of the checkpoints \[3, 2, 1\] can be read"):
-            saver.restore_newest_sound(TARGET, warn=told.append)
-        assert saver.steps() == [1, 2, 3]
+        assert saver.restore(TARGET, 2)[1] == {"step": 2}
     capfd.readouterr()
 
 
@@ -188,24 +174,10 @@ def test_damage_that_the_arrays_do_not_show_is_found(tmp_path, what):
             saver.restore({"x": np.zeros(5000)})
 
 
-def test_a_run_goes_back_to_an_earlier_step(tmp_path):
-    with Checkpoints(tmp_path, keep=5) as saver:
-        save(saver, 1, 2, 3)
-        saver.confirm(2)
-        saver.report(3, 1.0, metric="reward")
-        saver.drop_after("healthy")
-        assert saver.steps() == folders(tmp_path) == [1, 2] and on_disk(tmp_path) == {"latest": 2, "healthy": 2}
-        save(saver, 3)
-        assert saver.latest_step() == 3
-    with Checkpoints(tmp_path, read_only=True) as reader:
-        with pytest.raises(ValueError, match="opened to be read"):
-            reader.drop_after(1)
-
-
 steps = st.lists(st.integers(0, 40), unique=True, max_size=8).map(sorted)
 
 
-@given(steps, st.integers(1, 3), st.sampled_from([None, 1, 5]), st.sets(st.integers(0, 40), max_size=3))
+@given(steps, st.integers(1, 3), st.sampled_from([0, 1, 5]), st.sets(st.integers(0, 40), max_size=3))
 def test_what_is_kept_and_nothing_else(there, keep, keep_every, pinned):
     left = pointers.kept(there, keep=keep, keep_every=keep_every, pinned=pinned)
     assert left == sorted(left) and set(left) <= set(there) and set(there[-keep:]) <= set(left) and pinned & set(there) <= set(left)
