@@ -36,7 +36,7 @@ from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import convert, model_card
 from editr2_jax.porting import export as porting_export
 from editr2_jax.records import Sample, Session, Turn
-from editr2_jax.resuming import RESUMABLE, At, Keeper, arrays_of, fresh_state, saved_shown, saved_state, state_at
+from editr2_jax.resuming import RESUMABLE, At, Keeper, arrays_of, fresh_state, on_own_base, saved_shown, saved_state, state_at
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
@@ -83,7 +83,8 @@ def train(config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop
         watched = assemble.settings(ProfileConfig, config.profile), assemble.settings(CompileCacheConfig, config.compile_cache)
         seeing = until.enter_context(Seeing.of(*watched, directory, say=say))
         with hosts.phase("start"):
-            model = assemble.model(config, say=say)
+            resuming.keep_base(config, directory, hosts, say=say)
+            model = assemble.model(on_own_base(config, directory), say=say)
             data = shared_data(config, directory, hosts, say=say)
             say(told_size(model, config))
             keeper = until.enter_context(Keeper(config, directory, model, hosts=hosts, say=say))
@@ -308,7 +309,7 @@ def examine(config, *, run: Path | None, only: Sequence[str] = (), say: Say) -> 
         raise ValueError(f"the doctor examines runs of recipe=edit_r2; this config's recipe is {config.recipe!r}.")
     names, settings = checks.chosen(only), assemble.settings(DoctorConfig, config.doctor)
     with tempfile.TemporaryDirectory(prefix="editr2_doctor_") as scratch:
-        model = assemble.model(config)
+        model = assemble.model(on_own_base(config, run))
         data = assemble.data_folder(config if run else _small_world(config), run or Path(scratch))
         state = saved_state(config, model, run) if run and any((run / "checkpoints").glob("[0-9]*")) else None
         plays = model.trainable if state is None else state.plays
@@ -392,7 +393,7 @@ def edit(
     if run is not None:
         resuming.refuse_absent(run, at)
     picture, folder = images.read_picture(image), workdir.writable(out, flag="--out")
-    model = assemble.model(config)
+    model = assemble.model(on_own_base(config, run))
     state = None if run is None else saved_state(config, model, run, at)
     weights = model.weights if state is None else model.to_play(state.shown)
     picture = images.fit(picture, assemble.buckets(config, model.config).choose(*picture.shape[:2]))
@@ -443,12 +444,13 @@ def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | 
 
 def _export_adapted(config, run: Path, out: Path, *, adapter: bool, dtype: str | None, at: At) -> tuple[int, convert.Account]:
     """The step, and what was written, of a run that trained an adapter. The frozen weights are shapes here."""
-    network, shapes, frozen = assemble.abstract(config, None)
+    own = on_own_base(config, run)
+    network, shapes, frozen = assemble.abstract(own, None)
     learned, step = saved_shown(config, shapes, run, at)
     worn, card = merged(network, Weights(trainable=learned, frozen=frozen)), _card(config, run, step)
     if adapter:
         return step, convert.export_model(worn, out, adapter=True, card=card)
-    checkpoint = assemble.checkpoint_folder(config.model.checkpoint)
+    checkpoint = assemble.checkpoint_folder(own.model.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         porting_export.write_adapter(worn, folder)
         return step, convert.convert(checkpoint, out, dtype=dtype or config.model.dtype, adapter=folder, card=card)
@@ -456,7 +458,8 @@ def _export_adapted(config, run: Path, out: Path, *, adapter: bool, dtype: str |
 
 def _export_whole(config, run: Path, out: Path, *, adapter: bool, dtype: str | None, at: At) -> tuple[int, convert.Account]:
     """The step, and what was written, of a run that trained the model itself."""
-    model = assemble.model(assemble.on_one_device(config))
+    own = assemble.on_one_device(on_own_base(config, run))
+    model = assemble.model(own)
     state = saved_state(config, model, run, at)
     whole = merged(model.network, Weights(trainable=state.shown, frozen=model.frozen))
     if config.recipe == "autoencoder":
@@ -465,7 +468,7 @@ def _export_whole(config, run: Path, out: Path, *, adapter: bool, dtype: str | N
         wanted = lambda path: "float32" if path[0].key == "vae" else dtype  # noqa: E731
         cast = lambda path, x: x.astype(wanted(path)) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
         nnx.update(whole, jax.tree_util.tree_map_with_path(cast, nnx.state(whole)))
-    tokenizer, step = assemble.checkpoint_folder(config.model.checkpoint), int(state.step)
+    tokenizer, step = assemble.checkpoint_folder(own.model.checkpoint), int(state.step)
     return step, convert.export_model(whole, out, tokenizer=tokenizer, card=_card(config, run, step))
 
 

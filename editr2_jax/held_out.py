@@ -110,7 +110,7 @@ def evaluate(
     """
     if checkpoints_of is not None:
         resuming.refuse_absent(checkpoints_of, at)
-    model = assemble.model(config)
+    model = assemble.model(resuming.on_own_base(config, checkpoints_of))
     data = assemble.data_folder(config, directory, say=say)
     if checkpoints_of is None:
         state = fresh_state(config, model)

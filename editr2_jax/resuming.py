@@ -20,6 +20,7 @@ from flax import nnx
 
 from editr2_jax import assemble
 from editr2_jax.assemble import Model
+from editr2_jax.porting import convert
 from editr2_jax.records import Sample
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rollouts import spool as spools
@@ -35,7 +36,7 @@ from editr2_jax.services.endpoints import EndpointsConfig
 from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig, TrainState
 
-_SPOOL = "spool"
+_SPOOL, _BASE = "spool", "base"
 JUDGE_ADDRESS = tuple(  # where a service is and how patiently it is asked does not change what it says
     f"rewards.{section}.{name}"
     for section in ("vlm", "detector_http", "features_http")
@@ -49,16 +50,8 @@ RESUMABLE = (  # what may be changed between two starts of a run
     *HARDWARE,
     *("hosts.join_s", "hosts.silence_s", "hosts.stuck_s", "data.remember", "tabletop.workers"),
     *("rewards.workers", "rewards.max_error_share"),
-    *(
-        "loop.steps",
-        "loop.save_every",
-        "loop.log_every",
-        "loop.keep",
-        "loop.keep_every",
-        "loop.record_every",
-        "evaluate.every",
-        "evaluate.strips",
-    ),
+    *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.keep_every", "loop.save_frozen", "loop.record_every"),
+    *("evaluate.every", "evaluate.strips"),
     *("doctor.before", "doctor.sessions", "doctor.members", "doctor.pairs"),
     *("profile.steps", "profile.phases", "profile.python", "profile.everyone", "profile.peak_tflops"),
     *("compile_cache.folder", "compile_cache.shared", "compile_cache.min_seconds"),
@@ -101,8 +94,7 @@ class Keeper:
         if latest == step:
             return
         meta = {"step": step, "seed": self._config.seed, "next_index": step * self._config.data.sessions}
-        frozen = nnx.to_pure_dict(self._model.frozen) if self._config.loop.save_frozen else None
-        self.checkpoints.save(step, arrays_of(state), meta, frozen=frozen)
+        self.checkpoints.save(step, arrays_of(state), meta)
         self.checkpoints.confirm(step)  # losses and gradients that are no numbers end a run before they are saved
 
     def tell_best(self, step: int, reward: float) -> None:
@@ -157,6 +149,33 @@ def judging(config) -> dict[str, Any]:
         "dinov3": rewards.features in ("dinov3", "dinov3_torch"),
     }
     return {name: value for name, value in section.items() if asked.get(name, True)}
+
+
+def keep_base(config, directory: Path, hosts: Hosts, *, say: Callable[[str], None]) -> None:
+    """Copies the model that a run starts from into its folder, once, where it is to need nothing else (loop.save_frozen).
+
+    Not into every checkpoint: frozen weights do not change. The first host writes plain files, in their own types, bit for bit.
+    """
+    if not config.loop.save_frozen:
+        return
+    if hosts.first and not (directory / _BASE).is_dir():
+        convert.convert(assemble.checkpoint_folder(config.model.checkpoint), directory / _BASE, say=say)
+    hosts.barrier("the copy of the base")
+
+
+def on_own_base(config, run: Path | None):
+    """The config with the copy that a run keeps of its base in place of model.checkpoint, which may be gone; as it is where there is none.
+
+    A config that names another checkpoint than the run's own keeps it.
+    """
+    if run is None or not (run / _BASE).is_dir():
+        return config
+    if (run / "config.json").is_file() and workdir.read_json(run / "config.json")["model"]["checkpoint"] != config.model.checkpoint:
+        return config
+    own = config.copy_and_resolve_references()
+    with own.unlocked():
+        own.model.checkpoint = str(run / _BASE)
+    return own
 
 
 def plain(section) -> dict[str, Any]:

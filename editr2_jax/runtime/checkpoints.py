@@ -1,8 +1,8 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
 A checkpoint holds a tree of arrays (parameters, moments, typed random keys, numbers) and a JSON record (position in the data, counters, the
-config's fingerprint); on request the frozen weights too, which a restore leaves alone unless asked. A save runs in the background and
-becomes visible by a rename, so a kill at any moment leaves whole checkpoints only. `healthy` and `best` point to steps that stay.
+config's fingerprint). A save runs in the background and becomes visible by a rename, so a kill at any moment leaves whole checkpoints
+only. `healthy` and `best` point to steps that stay.
 
     directory/40/  directory/50/  directory/latest.json  directory/healthy.json  directory/best.json
 
@@ -62,7 +62,7 @@ class Checkpoints:
         # What goes is decided here: a pointer must have left a step before the step is deleted.
         options = ocp.CheckpointManagerOptions(create=not read_only, cleanup_tmp_directories=not read_only, max_to_keep=None)
         arrays, note = ocp.PyTreeCheckpointHandler, ocp.JsonCheckpointHandler
-        handlers = {"arrays": arrays(), "meta": note(), "layout": note(), "frozen": arrays(), "frozen_layout": note()}
+        handlers = {"arrays": arrays(), "meta": note(), "layout": note()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         self._writes = jax.process_index() == 0 and not read_only
         self._steps = sorted(self._manager.all_steps())  # whole ones, and the one under way
@@ -90,23 +90,19 @@ class Checkpoints:
         self.wait()
         return list(self._steps)
 
-    def save(self, step: int, arrays: Any, meta: Mapping[str, Any], *, frozen: Any = None) -> None:
+    def save(self, step: int, arrays: Any, meta: Mapping[str, Any]) -> None:
         """Start writing the checkpoint of `step`; buffers may be donated as soon as this returns.
 
-        arrays: a pytree of jax or numpy arrays, typed keys and Python numbers. meta: JSON values. frozen: another tree, for a checkpoint
-        that needs no other file; `restore` does not read it. Waits for an unfinished save before it, and raises that one's error.
-        Raises ValueError for a step that is there already, or older than the latest; and, with several processes, for jax arrays that
-        belong to one of them.
+        arrays: a pytree of jax or numpy arrays, typed keys and Python numbers. meta: JSON values. Waits for an unfinished save before it,
+        and raises that one's error. Raises ValueError for a step that is there already, or older than the latest; and, with several
+        processes, for jax arrays that belong to one of them.
         """
-        more = {} if frozen is None else {"frozen": frozen}
-        _refuse_local(more | {"arrays": arrays}, step)
-        items: dict[str, Any] = {"arrays": ocp.args.PyTreeSave(arrays), "layout": ocp.args.JsonSave(layout(arrays))}
-        if frozen is not None:
-            items |= {"frozen": ocp.args.PyTreeSave(frozen), "frozen_layout": ocp.args.JsonSave(layout(frozen))}
+        _refuse_local(arrays, step)
+        notes = {"layout": ocp.args.JsonSave(layout(arrays)), "meta": ocp.args.JsonSave(dict(meta))}
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"{self.directory}: step {step} was not saved, the latest there is {latest}; save increasing steps.")
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta))), force=True)
+        self._manager.save(step, args=ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), **notes), force=True)
         with self._lock:
             self._incomplete = step
         before, pinned = [*self._steps, step], self._pointers.pinned()
@@ -157,19 +153,8 @@ class Checkpoints:
         Raises ValueError listing every leaf that is missing, not wanted, or of another shape or dtype; nothing is ever cast or dropped.
         """
         step = self._known(step)
-        arrays = self._restore_item("arrays", target, step, partial=partial)
+        arrays = self._restore_arrays(target, step, partial=partial)
         return arrays, self._read(step, meta=ocp.args.JsonRestore())["meta"]
-
-    def restore_frozen(self, target: Any, step: int | str | None = None) -> Any:
-        """The frozen tree of a step that was saved with one; as `restore` otherwise."""
-        step = self._known(step)
-        if not self.has_frozen(step):
-            raise ValueError(f"{self.directory / str(step)}: saved without frozen weights; load them from where the run took them.")
-        return self._restore_item("frozen", target, step)
-
-    def has_frozen(self, step: int | str | None = None) -> bool:
-        """Whether a step was saved with its frozen tree."""
-        return (self.directory / str(self._known(step)) / "frozen").exists()
 
     def wait(self) -> None:
         """Block until the save under way is on disk; raises its error if it failed."""
@@ -206,7 +191,7 @@ class Checkpoints:
             self._pointers.set(LATEST, {"step": step})
             self._pointers.publish()
         if self._writes:
-            digests.write(self.directory / str(step), below=("arrays", "frozen"))
+            digests.write(self.directory / str(step), below=("arrays",))
             for old in condemned:
                 self._move(old, _TRASH)
             self._empty_trash()
@@ -230,19 +215,18 @@ class Checkpoints:
 
     # Reading ---------------------------------------------------------------------------------------------------------------------
 
-    def _restore_item(self, item: str, target: Any, step: int, *, partial: bool = False) -> Any:
-        name = "layout" if item == "arrays" else f"{item}_layout"
-        saved, wanted = self._read(step, **{name: ocp.args.JsonRestore()})[name], layout(target)
+    def _restore_arrays(self, target: Any, step: int, *, partial: bool) -> Any:
+        saved, wanted = self._read(step, layout=ocp.args.JsonRestore())["layout"], layout(target)
         if partial:
             saved = {leaf: kind for leaf, kind in saved.items() if leaf.partition("/")[0] in target}
         if saved != wanted:
             raise ValueError(
                 f"{self.directory / str(step)}: {_mismatch(saved, wanted)} Start with the config that this checkpoint was written with."
             )
-        self._refuse_damaged(step, item)
+        self._refuse_damaged(step)
         target = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf, target)  # as orbax knows them
         how = ocp.checkpoint_utils.construct_restore_args(target)
-        return self._read(step, **{item: ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=partial)})[item]
+        return self._read(step, arrays=ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=partial))["arrays"]
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
@@ -250,9 +234,9 @@ class Checkpoints:
         except Exception as error:  # whatever orbax and its storage raise over damaged files
             raise self._damaged(step, _first_line(error)) from error
 
-    def _refuse_damaged(self, step: int, item: str) -> None:
+    def _refuse_damaged(self, step: int) -> None:
         """One process reads the files through, and all of them go by what it found."""
-        found = digests.damage(self.directory / str(step), below=item) if jax.process_index() == 0 else ""
+        found = digests.damage(self.directory / str(step), below="arrays") if jax.process_index() == 0 else ""
         if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(found))):
             found = found or "so process 0 found"
         if found:
@@ -305,14 +289,13 @@ def _meet(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
-def _refuse_local(trees: Mapping[str, Any], step: int) -> None:
+def _refuse_local(tree: Any, step: int) -> None:
     """Raises ValueError for jax arrays that live in one process of several: which process's numbers to write, nobody can say."""
     if jax.process_count() == 1:
         return
     local = [
-        f"{tree}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
-        for tree, content in trees.items()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(content)
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable
     ]
     if local:

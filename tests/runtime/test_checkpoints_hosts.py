@@ -73,7 +73,7 @@ with Checkpoints(folder, keep=1) as saver:
             saver.save(6, {"local": jnp.zeros(3)}, {})
             raise AssertionError("a local array was taken")
         except ValueError as error:
-            assert f"1 arrays belong to process {index} alone: arrays/local" in str(error), error
+            assert f"1 arrays belong to process {index} alone: local" in str(error), error
         got, _ = saver.restore(target_of(tree_on(mesh, "data", scale=0)), "healthy")
         check(got, mesh, "data")
     elif act == "restore":
@@ -199,7 +199,7 @@ with Checkpoints(folder, keep=2, keep_every=7) as saver:
         noise = np.random.default_rng(step).standard_normal((4, 1 << 18))  # 8 MB that do not compress
         digest = hashlib.sha256(noise.tobytes()).hexdigest()
         arrays = {f"leaf_{i}": row for i, row in enumerate(noise)} | {"step": step}
-        saver.save(step, arrays, {"sha256": digest}, frozen={"base": jnp.full(1000, step)} if step % 3 == 0 else None)
+        saver.save(step, arrays, {"sha256": digest})
         print(f"began {step}", flush=True)
         if step % 2:
             saver.confirm(step)
@@ -222,7 +222,6 @@ def check_everything(folder, newest):
             noise = np.stack([np.asarray(arrays[f"leaf_{i}"]) for i in range(4)])
             assert hashlib.sha256(noise.tobytes()).hexdigest() == meta["sha256"] and arrays["step"] == step
             np.testing.assert_array_equal(noise, np.random.default_rng(step).standard_normal((4, 1 << 18)))
-            assert reader.has_frozen(step) == (step % 3 == 0)
     return listed
 
 
