@@ -30,6 +30,7 @@ def test_what_may_change_is_there_and_decides_no_verdict():
         *(("mesh.tensor", "4"), ("mesh.words", "resident"), ("step.rows", "32"), ("evaluate.rows", "32"), ("model.remat", "full")),
         *(("hosts.silence_s", "300"), ("rewards.workers", "32"), ("rewards.max_error_share", "0.2"), ("data.remember", "false")),
         ("loop.keep_every", "4"),
+        ("loop.save_frozen", "true"),
     ],
 )
 def test_a_run_goes_on_on_other_machines_and_with_more_patience(tmp_path, name, value):
