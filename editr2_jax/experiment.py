@@ -36,7 +36,7 @@ from editr2_jax.policies.image_policy import FlowConfig
 from editr2_jax.porting import convert, model_card
 from editr2_jax.porting import export as porting_export
 from editr2_jax.records import Sample, Session, Turn
-from editr2_jax.resuming import RESUMABLE, Keeper, arrays_of, fresh_state, last_shown, last_state, state_at
+from editr2_jax.resuming import RESUMABLE, At, Keeper, arrays_of, fresh_state, on_own_base, saved_shown, saved_state, state_at
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.in_context_cot import IntentPrompt
@@ -45,6 +45,7 @@ from editr2_jax.runtime import keys, signals, workdir
 from editr2_jax.runtime.compile_cache import CompileCacheConfig
 from editr2_jax.runtime.hosts import Hosts, joined
 from editr2_jax.runtime.metrics import MetricsWriter
+from editr2_jax.runtime.pointers import LATEST
 from editr2_jax.runtime.profiling import ProfileConfig
 from editr2_jax.runtime.signals import Interrupted
 from editr2_jax.runtime.workdir import flat
@@ -60,7 +61,7 @@ from editr2_jax.training.useful_flops import Work
 
 Say = Callable[[str], None]
 RECIPES = ("edit_r2", "supervised", "autoencoder")
-__all__ = ["RECIPES", "RESUMABLE", "arrays_of", "fresh_state", "last_state", "state_at", "train", "evaluate", "examine", "edit", "export"]
+__all__ = ["RECIPES", "RESUMABLE", "arrays_of", "fresh_state", "saved_state", "state_at", "train", "evaluate", "examine", "edit", "export"]
 
 
 def train(config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop_requested: Callable[[], bool] | None = None) -> str:
@@ -82,7 +83,8 @@ def train(config, directory: Path, *, say: Say, hosts: Hosts | None = None, stop
         watched = assemble.settings(ProfileConfig, config.profile), assemble.settings(CompileCacheConfig, config.compile_cache)
         seeing = until.enter_context(Seeing.of(*watched, directory, say=say))
         with hosts.phase("start"):
-            model = assemble.model(config, say=say)
+            resuming.keep_base(config, directory, hosts, say=say)
+            model = assemble.model(on_own_base(config, directory), say=say)
             data = shared_data(config, directory, hosts, say=say)
             say(told_size(model, config))
             keeper = until.enter_context(Keeper(config, directory, model, hosts=hosts, say=say))
@@ -307,9 +309,9 @@ def examine(config, *, run: Path | None, only: Sequence[str] = (), say: Say) -> 
         raise ValueError(f"the doctor examines runs of recipe=edit_r2; this config's recipe is {config.recipe!r}.")
     names, settings = checks.chosen(only), assemble.settings(DoctorConfig, config.doctor)
     with tempfile.TemporaryDirectory(prefix="editr2_doctor_") as scratch:
-        model = assemble.model(config)
+        model = assemble.model(on_own_base(config, run))
         data = assemble.data_folder(config if run else _small_world(config), run or Path(scratch))
-        state = last_state(config, model, run) if run and any((run / "checkpoints").glob("[0-9]*")) else None
+        state = saved_state(config, model, run) if run and any((run / "checkpoints").glob("[0-9]*")) else None
         plays = model.trainable if state is None else state.plays
         say(told_size(model, config) + ("; untrained" if state is None else f"; step {int(state.step)} of {run}"))
         optimizer = assemble.settings(OptimizerConfig, config.optimizer).build()
@@ -376,22 +378,30 @@ def _small_world(config):
 # By hand -------------------------------------------------------------------------------------------------------------------------
 
 
-def edit(config, *, image: str, instructions: Sequence[str], out: Path, run: Path | None, checkpoint: str | None, seed: int) -> list[str]:
-    """Plays one session over a picture file and writes its pictures, intents and a strip; returns a line per turn."""
+def edit(
+    config, *, image: str, instructions: Sequence[str], out: Path, run: Path | None, checkpoint: str | None, seed: int, at: At = LATEST
+) -> list[str]:
+    """Plays one session over a picture file and writes its pictures, intents and a strip; returns a line per turn.
+
+    at: which checkpoint of `run`, that a line before those of the turns names.
+    """
     if empty := [i for i, text in enumerate(instructions) if not text.strip()]:
         raise ValueError(f"instruction {empty[0]} is empty; say what to edit.")
     with config.unlocked():
         config.rollout.turns = len(instructions)
         config.model.checkpoint = checkpoint or config.model.checkpoint
+    if run is not None:
+        resuming.refuse_absent(run, at)
     picture, folder = images.read_picture(image), workdir.writable(out, flag="--out")
-    model = assemble.model(config)
-    weights = model.weights if run is None else model.to_play(last_state(config, model, run).shown)
+    model = assemble.model(on_own_base(config, run))
+    state = None if run is None else saved_state(config, model, run, at)
+    weights = model.weights if state is None else model.to_play(state.shown)
     picture = images.fit(picture, assemble.buckets(config, model.config).choose(*picture.shape[:2]))
     sample = Sample(session=by_hand(image, instructions), picture=picture)
     player = assemble.player(config, model.network).quiet()
     collect.refuse_long([sample.session], player.config, model.tokenizer)
     rollout = collect.play(player, weights, [sample], key=keys.at(seed, "edit"), tokenizer=model.tokenizer)
-    lines, turns = [], []
+    lines, turns = [] if state is None else [resuming.told_step(run, at, int(state.step))], []
     for t, (output, text) in enumerate(zip(rollout.pictures[0], instructions, strict=True)):
         pictures.save(folder / f"turn_{t}.png", output)
         intent = rollout.intents[0][t]
@@ -417,8 +427,8 @@ def by_hand(image: str, instructions: Sequence[str]) -> Session:
 # Out again -----------------------------------------------------------------------------------------------------------------------
 
 
-def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | None = None) -> str:
-    """Writes the last checkpoint of a run as a PyTorch folder: whole (adapters folded in, tokenizer beside it) or the adapter alone.
+def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | None = None, at: At = LATEST) -> str:
+    """Writes a checkpoint of a run as a PyTorch folder: whole (adapters folded in, tokenizer beside it) or the adapter alone.
 
     On one device, whatever mesh the run had. Of a run that trained an adapter only that is restored; the rest passes through in a stream.
     """
@@ -426,28 +436,31 @@ def export(config, run: Path, out: Path, *, adapter: bool = False, dtype: str | 
         raise ValueError(f"--dtype is {dtype!r}; choose one of {', '.join(convert.DTYPES)}.")
     if adapter and config.train != "lora":
         raise ValueError(f"{run}: this run trained with train={config.train}, so it has no adapter; leave --adapter out.")
+    resuming.refuse_absent(run, at)
     write = _export_adapted if config.train == "lora" else _export_whole
-    step, account = write(config, run, out, adapter=adapter, dtype=dtype)
-    return f"step {step} of {run} in {out}: {account.keys} tensors, {account.size / 1e6:.1f} MB"
+    step, account = write(config, run, out, adapter=adapter, dtype=dtype, at=at)
+    return f"{resuming.told_step(run, at, step)} in {out}: {account.keys} tensors, {account.size / 1e6:.1f} MB"
 
 
-def _export_adapted(config, run: Path, out: Path, *, adapter: bool, dtype: str | None) -> tuple[int, convert.Account]:
+def _export_adapted(config, run: Path, out: Path, *, adapter: bool, dtype: str | None, at: At) -> tuple[int, convert.Account]:
     """The step, and what was written, of a run that trained an adapter. The frozen weights are shapes here."""
-    network, shapes, frozen = assemble.abstract(config, None)
-    learned, step = last_shown(config, shapes, run)
+    own = on_own_base(config, run)
+    network, shapes, frozen = assemble.abstract(own, None)
+    learned, step = saved_shown(config, shapes, run, at)
     worn, card = merged(network, Weights(trainable=learned, frozen=frozen)), _card(config, run, step)
     if adapter:
         return step, convert.export_model(worn, out, adapter=True, card=card)
-    checkpoint = assemble.checkpoint_folder(config.model.checkpoint)
+    checkpoint = assemble.checkpoint_folder(own.model.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         porting_export.write_adapter(worn, folder)
         return step, convert.convert(checkpoint, out, dtype=dtype or config.model.dtype, adapter=folder, card=card)
 
 
-def _export_whole(config, run: Path, out: Path, *, adapter: bool, dtype: str | None) -> tuple[int, convert.Account]:
+def _export_whole(config, run: Path, out: Path, *, adapter: bool, dtype: str | None, at: At) -> tuple[int, convert.Account]:
     """The step, and what was written, of a run that trained the model itself."""
-    model = assemble.model(assemble.on_one_device(config))
-    state = last_state(config, model, run)
+    own = assemble.on_one_device(on_own_base(config, run))
+    model = assemble.model(own)
+    state = saved_state(config, model, run, at)
     whole = merged(model.network, Weights(trainable=state.shown, frozen=model.frozen))
     if config.recipe == "autoencoder":
         whole = calibrated(whole, config, assemble.data_folder(config, run))
@@ -455,7 +468,7 @@ def _export_whole(config, run: Path, out: Path, *, adapter: bool, dtype: str | N
         wanted = lambda path: "float32" if path[0].key == "vae" else dtype  # noqa: E731
         cast = lambda path, x: x.astype(wanted(path)) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
         nnx.update(whole, jax.tree_util.tree_map_with_path(cast, nnx.state(whole)))
-    tokenizer, step = assemble.checkpoint_folder(config.model.checkpoint), int(state.step)
+    tokenizer, step = assemble.checkpoint_folder(own.model.checkpoint), int(state.step)
     return step, convert.export_model(whole, out, tokenizer=tokenizer, card=_card(config, run, step))
 
 

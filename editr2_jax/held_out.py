@@ -1,4 +1,4 @@
-"""Held-out play: by a run between its steps, and by the last checkpoint of a run, whose pictures are kept for whoever scores them.
+"""Held-out play: by a run between its steps, and by a checkpoint of a run, whose pictures are kept for whoever scores them.
 
 An evaluation that is complete is not made again.
 """
@@ -20,11 +20,12 @@ from editr2_jax.evaluation.benchmarks import judges, picture_folder
 from editr2_jax.evaluation.runner import EvaluationConfig
 from editr2_jax.models.network import Network
 from editr2_jax.records import Sample
-from editr2_jax.resuming import Keeper, fresh_state, last_state
+from editr2_jax.resuming import At, Keeper, fresh_state, saved_state
 from editr2_jax.rollouts import collect
 from editr2_jax.rollouts.player import Player, Weights
 from editr2_jax.runtime import workdir
 from editr2_jax.runtime.hosts import Hosts
+from editr2_jax.runtime.pointers import LATEST
 from editr2_jax.training.state import TrainState
 
 Say = Callable[[str], None]
@@ -92,19 +93,30 @@ class Evaluations:
 
 
 def evaluate(
-    config, directory: Path, *, checkpoints_of: Path | None, say: Say, drawn_in: str = "multi", score: bool = True
+    config,
+    directory: Path,
+    *,
+    checkpoints_of: Path | None,
+    say: Say,
+    at: At = LATEST,
+    drawn_in: str = "multi",
+    score: bool = True,
 ) -> dict[str, Any] | None:
-    """Plays the held-out split with the last checkpoint of a run (or the untrained model); writes eval/STEP, and its pictures.
+    """Plays the held-out split with a checkpoint of a run (or the untrained model); writes eval/STEP, and its pictures.
 
-    eval/STEP/pictures is a folder as benchmarking.score reads it. drawn_in: "single" draws every prefix of a session from its source at
-    once. score: False draws only, which is all that a single pass does. Returns the summary; None where nothing was scored now.
+    eval/STEP/pictures is a folder as benchmarking.score reads it. at: which checkpoint. drawn_in: "single" draws every prefix of a session
+    from its source at once. score: False draws only, which is all that a single pass does. Returns the summary; None where nothing was
+    scored now.
     """
-    model = assemble.model(config)
+    if checkpoints_of is not None:
+        resuming.refuse_absent(checkpoints_of, at)
+    model = assemble.model(resuming.on_own_base(config, checkpoints_of))
     data = assemble.data_folder(config, directory, say=say)
     if checkpoints_of is None:
         state = fresh_state(config, model)
     else:
-        state = last_state(config, model, checkpoints_of)
+        state = saved_state(config, model, checkpoints_of, at)
+        say(resuming.told_step(checkpoints_of, at, int(state.step)))
     player = assemble.player(config, model.network).quiet(turns=config.evaluate.turns)
     folder = directory / "eval" / str(int(state.step)) / "pictures"
     _refuse_another_pass(folder, drawn_in)

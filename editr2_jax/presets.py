@@ -126,10 +126,11 @@ def edit_r2() -> ConfigDict:
             "loop": {
                 **_section(LoopConfig, steps=30),
                 "keep": 2,  # checkpoints, beside the healthy one and the best
+                "keep_every": 0,  # a checkpoint of so many steps, 2 and 3 times as many, ... is kept for good; 0: none
                 "record_every": 5,
                 "record_groups": 4,
                 "spool": True,  # every turn of a half-done rollout goes to disk, so that a stop costs at most one
-                "save_frozen": False,  # the whole model in every checkpoint, not only what learns
+                "save_frozen": False,  # WORKDIR/base: a copy of the model it starts from, so that model.checkpoint may go
             },
             "profile": _section(ProfileConfig),
             "compile_cache": _section(CompileCacheConfig),

@@ -20,6 +20,7 @@ from flax import nnx
 
 from editr2_jax import assemble
 from editr2_jax.assemble import Model
+from editr2_jax.porting import convert
 from editr2_jax.records import Sample
 from editr2_jax.rewards.verdict_store import VerdictStore
 from editr2_jax.rollouts import spool as spools
@@ -29,12 +30,13 @@ from editr2_jax.runtime import rows, workdir
 from editr2_jax.runtime.checkpoints import Checkpoints
 from editr2_jax.runtime.hosts import Hosts
 from editr2_jax.runtime.mesh import MeshConfig
+from editr2_jax.runtime.pointers import LATEST
 from editr2_jax.runtime.workdir import flat
 from editr2_jax.services.endpoints import EndpointsConfig
 from editr2_jax.training import state as states
 from editr2_jax.training.state import OptimizerConfig, TrainState
 
-_SPOOL = "spool"
+_SPOOL, _BASE = "spool", "base"
 JUDGE_ADDRESS = tuple(  # where a service is and how patiently it is asked does not change what it says
     f"rewards.{section}.{name}"
     for section in ("vlm", "detector_http", "features_http")
@@ -48,7 +50,8 @@ RESUMABLE = (  # what may be changed between two starts of a run
     *HARDWARE,
     *("hosts.join_s", "hosts.silence_s", "hosts.stuck_s", "data.remember", "tabletop.workers"),
     *("rewards.workers", "rewards.max_error_share"),
-    *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.record_every", "evaluate.every", "evaluate.strips"),
+    *("loop.steps", "loop.save_every", "loop.log_every", "loop.keep", "loop.keep_every", "loop.save_frozen", "loop.record_every"),
+    *("evaluate.every", "evaluate.strips"),
     *("doctor.before", "doctor.sessions", "doctor.members", "doctor.pairs"),
     *("profile.steps", "profile.phases", "profile.python", "profile.everyone", "profile.peak_tflops"),
     *("compile_cache.folder", "compile_cache.shared", "compile_cache.min_seconds"),
@@ -67,7 +70,9 @@ class Keeper:
         self._digest: tuple[int, str] = (-1, "")  # of the weights that play a step
         with contextlib.ExitStack() as opened:
             rewards = workdir.fingerprint(judging(config))
-            self.checkpoints = opened.enter_context(Checkpoints(directory / "checkpoints", keep=config.loop.keep))
+            self.checkpoints = opened.enter_context(
+                Checkpoints(directory / "checkpoints", keep=config.loop.keep, keep_every=config.loop.keep_every)
+            )
             self.verdicts = opened.enter_context(
                 VerdictStore(directory / "verdicts", fingerprint=rewards, process=hosts.index, processes=hosts.count)
             )
@@ -89,8 +94,7 @@ class Keeper:
         if latest == step:
             return
         meta = {"step": step, "seed": self._config.seed, "next_index": step * self._config.data.sessions}
-        frozen = nnx.to_pure_dict(self._model.frozen) if self._config.loop.save_frozen else None
-        self.checkpoints.save(step, arrays_of(state), meta, frozen=frozen)
+        self.checkpoints.save(step, arrays_of(state), meta)
         self.checkpoints.confirm(step)  # losses and gradients that are no numbers end a run before they are saved
 
     def tell_best(self, step: int, reward: float) -> None:
@@ -147,6 +151,33 @@ def judging(config) -> dict[str, Any]:
     return {name: value for name, value in section.items() if asked.get(name, True)}
 
 
+def keep_base(config, directory: Path, hosts: Hosts, *, say: Callable[[str], None]) -> None:
+    """Copies the model that a run starts from into its folder, once, where it is to need nothing else (loop.save_frozen).
+
+    Not into every checkpoint: frozen weights do not change. The first host writes plain files, in their own types, bit for bit.
+    """
+    if not config.loop.save_frozen:
+        return
+    if hosts.first and not (directory / _BASE).is_dir():
+        convert.convert(assemble.checkpoint_folder(config.model.checkpoint), directory / _BASE, say=say)
+    hosts.barrier("the copy of the base")
+
+
+def on_own_base(config, run: Path | None):
+    """The config with the copy that a run keeps of its base in place of model.checkpoint, which may be gone; as it is where there is none.
+
+    A config that names another checkpoint than the run's own keeps it.
+    """
+    if run is None or not (run / _BASE).is_dir():
+        return config
+    if (run / "config.json").is_file() and workdir.read_json(run / "config.json")["model"]["checkpoint"] != config.model.checkpoint:
+        return config
+    own = config.copy_and_resolve_references()
+    with own.unlocked():
+        own.model.checkpoint = str(run / _BASE)
+    return own
+
+
 def plain(section) -> dict[str, Any]:
     """A section of a config as JSON values."""
     return json.loads(json.dumps(section.to_dict(), default=list))
@@ -159,8 +190,8 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
     return arrays | {name: nnx.to_pure_dict(average) for name, average in averages.items() if average is not None}
 
 
-def resume(checkpoints: Checkpoints, fresh: TrainState, step: int | None = None) -> TrainState:
-    """The last saved state (or that of `step`), or the fresh one where nothing has been saved.
+def resume(checkpoints: Checkpoints, fresh: TrainState, step: int | str | None = None) -> TrainState:
+    """The last saved state (or that of `step`, a number or a pointer's name), or the fresh one where nothing has been saved.
 
     Raises ValueError for a checkpoint of another model, and for a step that was not kept.
     """
@@ -185,25 +216,35 @@ def _filled(like: nnx.State, arrays: dict[str, Any]) -> nnx.State:
     return state
 
 
-def last_state(config, model: Model, run: Path) -> TrainState:
-    """The last checkpoint of a run; raises ValueError where it has none."""
+At = int | str  # which checkpoint of a run: a step, or "latest", "healthy" or "best"
+
+
+def refuse_absent(run: Path, at: At) -> None:
+    """Raises ValueError, listing the steps that are there, for a checkpoint that a run does not have: before a model is read for it."""
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        if checkpoints.latest_step() is None:
-            raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
-        return resume(checkpoints, fresh_state(config, model))
+        checkpoints.step_at(at)
 
 
-def last_shown(config, shapes: nnx.State, run: Path) -> tuple[nnx.State, int]:
-    """What a run learned, as it is evaluated and exported, and after how many steps: nothing else of the last checkpoint is read.
+def told_step(run: Path, at: At, step: int) -> str:
+    """Which checkpoint was taken, in words."""
+    return f"step {step} of {run}" + (f" ({at})" if isinstance(at, str) else "")
 
-    shapes: of what learns. Raises ValueError where there is no checkpoint.
+
+def saved_state(config, model: Model, run: Path, at: At = LATEST) -> TrainState:
+    """A checkpoint of a run; raises ValueError where it does not have that one."""
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        return resume(checkpoints, fresh_state(config, model), checkpoints.step_at(at))
+
+
+def saved_shown(config, shapes: nnx.State, run: Path, at: At = LATEST) -> tuple[nnx.State, int]:
+    """What a run learned, as it is evaluated and exported, and after how many steps: nothing else of the checkpoint is read.
+
+    shapes: of what learns. Raises ValueError where the run does not have that checkpoint.
     """
     name = "trainable" if assemble.averages(config).ema.kind == "off" else "ema"
     target = {name: nnx.to_pure_dict(shapes), "step": jax.ShapeDtypeStruct((), np.int32)}
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        if checkpoints.latest_step() is None:
-            raise ValueError(f"{run}: this run has no checkpoint yet; train first, or give --checkpoint.")
-        arrays, _ = checkpoints.restore(target, partial=True)
+        arrays, _ = checkpoints.restore(target, at, partial=True)
     return _filled(shapes, arrays[name]), int(arrays["step"])
 
 

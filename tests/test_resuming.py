@@ -1,7 +1,9 @@
 """What may change between two starts of a run, and what a half-done step of it depends on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from editr2_jax import presets, resuming
@@ -27,6 +29,8 @@ def test_what_may_change_is_there_and_decides_no_verdict():
     [
         *(("mesh.tensor", "4"), ("mesh.words", "resident"), ("step.rows", "32"), ("evaluate.rows", "32"), ("model.remat", "full")),
         *(("hosts.silence_s", "300"), ("rewards.workers", "32"), ("rewards.max_error_share", "0.2"), ("data.remember", "false")),
+        ("loop.keep_every", "4"),
+        ("loop.save_frozen", "true"),
     ],
 )
 def test_a_run_goes_on_on_other_machines_and_with_more_patience(tmp_path, name, value):
@@ -44,3 +48,12 @@ def test_a_half_done_rollout_belongs_to_its_layout_and_not_to_its_patience():
     assert of() == of(("hosts.silence_s", "300"), ("rewards.workers", "32"), ("loop.steps", "99"))
     assert of() != of(("mesh.rollout", "tensor")) and of()[0] == of(("mesh.rollout", "tensor"))[0]
     assert of() != of(("step.rows", "32")) and of() != of(("rollout.turns", "2"))
+
+
+def test_a_run_keeps_its_latest_checkpoints_and_those_of_round_steps(tmp_path):
+    chosen = config(("loop.keep", "1"), ("loop.keep_every", "2"))
+    alone, model = SimpleNamespace(index=0, count=1), SimpleNamespace(layouts=None)
+    with resuming.Keeper(chosen, tmp_path, model, hosts=alone, say=print) as keeper:
+        for step in range(1, 6):
+            keeper.checkpoints.save(step, {"x": np.zeros(1)}, {})
+        assert keeper.checkpoints.steps() == [2, 4, 5]

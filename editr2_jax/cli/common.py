@@ -77,6 +77,23 @@ def which_host(args: argparse.Namespace) -> dict[str, Any]:
     return {"coordinator": args.coordinator, "processes": count, "process": args.process}
 
 
+def add_at(parser: Parser) -> None:
+    """The flag that chooses a checkpoint of a run."""
+    parser.add_argument(
+        "--at",
+        metavar="latest|best|healthy|STEP",
+        help="which checkpoint of the run (latest); best: of those that the run evaluated, by held-out reward",
+    )
+
+
+def which_checkpoint(args: argparse.Namespace, *, run: str) -> int | str:
+    """What --at says: a step, or a name that the run's checkpoints know. Raises ValueError where the flag `run`, of which, is not given."""
+    if args.at is not None and getattr(args, run) is None:
+        raise ValueError(f"--at={args.at} chooses a checkpoint of a run; give --{run}=DIR, or leave --at out.")
+    at = args.at or "latest"
+    return int(at) if at.isdecimal() else at
+
+
 def call_subverb(verb: str, argv: Sequence[str], subverbs: Mapping[str, Callable[[list[str]], int]]) -> int:
     """Run `SUBVERB ARGUMENTS...` of a verb such as `data`; each subverb parses its own flags, and its docstring is its line in the help."""
     if not argv or argv[0] in ("-h", "--help", "help"):

@@ -147,10 +147,10 @@ def _examined(args: argparse.Namespace, config: ConfigDict) -> Iterator[prefligh
     about, deadline = importlib.metadata.metadata("editr2_jax"), args.deadline or 300.0
     yield preflight.versions(about.get_all("Requires-Dist") or (), needs_python=about["Requires-Python"])
     yield preflight.workdir(args.workdir, free_gb=5.0 if args.free_gb is None else args.free_gb)
-    from editr2_jax import assemble
+    from editr2_jax import assemble, resuming
 
     try:
-        folder = assemble.checkpoint_folder(config.model.checkpoint)
+        folder = assemble.checkpoint_folder(resuming.on_own_base(config, Path(args.workdir).expanduser()).model.checkpoint)
     except ValueError as error:
         yield preflight.Finding(name="checkpoint", ok=False, evidence=str(error), advice="Copy it to every host, or mount it there.")
     else:

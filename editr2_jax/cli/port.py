@@ -59,9 +59,10 @@ def _verify(argv: list[str]) -> int:
 
 
 def _export(argv: list[str]) -> int:
-    """write a run's last checkpoint, or a checkpoint folder, in the official layout; with --adapter as PEFT reads it"""
+    """write a checkpoint of a run, or a checkpoint folder, in the official layout; with --adapter as PEFT reads it"""
     parser = common.Parser("port export", _export.__doc__)
     parser.add_argument("--workdir", metavar="DIR", help="a training run")
+    common.add_at(parser)
     parser.add_argument("--checkpoint", metavar="DIR", help="a checkpoint folder in either layout, or the name of a shipped one")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; must not hold anything")
     parser.add_argument("--adapter", action="store_true", help="the adapter of the run alone")
@@ -70,7 +71,8 @@ def _export(argv: list[str]) -> int:
     parser.add_argument("--fold", metavar="DIR", help="an adapter in PEFT's layout to fold into a checkpoint folder")
     args = parser.parse(argv)
     if (args.workdir is None) == (args.checkpoint is None):
-        raise ValueError("port export wants either --workdir=DIR (the last checkpoint of a run) or --checkpoint=DIR (a folder).")
+        raise ValueError("port export wants either --workdir=DIR (a checkpoint of a run) or --checkpoint=DIR (a folder).")
+    at = common.which_checkpoint(args, run="workdir")
     if args.workdir is not None and (args.fold or args.shards != 1):
         raise ValueError("--fold and --shards are for --checkpoint=DIR; export the run first, then its folder.")
     if args.adapter and args.workdir is None:
@@ -82,7 +84,8 @@ def _export(argv: list[str]) -> int:
         from editr2_jax import experiment
 
         run = Path(args.workdir).expanduser()
-        print(experiment.export(common.saved_config(run), run, Path(args.out).expanduser(), adapter=args.adapter, dtype=args.dtype))
+        config, out = common.saved_config(run), Path(args.out).expanduser()
+        print(experiment.export(config, run, out, adapter=args.adapter, dtype=args.dtype, at=at))
         return 0
     from editr2_jax import assemble
     from editr2_jax.porting import convert, model_card

@@ -1,8 +1,8 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
 A checkpoint holds a tree of arrays (parameters, moments, typed random keys, numbers) and a JSON record (position in the data, counters, the
-config's fingerprint); on request the frozen weights too, which a restore leaves alone unless asked. A save runs in the background and
-becomes visible by a rename, so a kill at any moment leaves whole checkpoints only. `healthy` and `best` point to steps that stay.
+config's fingerprint). A save runs in the background and becomes visible by a rename, so a kill at any moment leaves whole checkpoints
+only. `healthy` and `best` point to steps that stay.
 
     directory/40/  directory/50/  directory/latest.json  directory/healthy.json  directory/best.json
 
@@ -16,8 +16,7 @@ import math
 import os
 import shutil
 import threading
-import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,9 @@ from editr2_jax.runtime import digests, pointers, workdir
 from editr2_jax.runtime.pointers import BEST, HEALTHY, LATEST, Pointers
 
 _TRASH = ".deleted"  # below the directory of checkpoints, hence reached by a rename
-_DAMAGED = "damaged"  # where a checkpoint goes that cannot be read, once an older one has stood in for it
 _SHOWN = 12  # differing leaves that an error lists
 _TRAIN_FIRST = "train first, or give the folder of a run that has saved."
-_UNSET = {HEALTHY: "no step has been confirmed healthy", BEST: "no step has been reported with a metric"}
+_UNSET = {HEALTHY: "no step has been confirmed healthy yet", BEST: "no evaluation has named a best one yet"}
 
 
 class DamagedCheckpoint(ValueError):
@@ -43,14 +41,17 @@ class DamagedCheckpoint(ValueError):
 class Checkpoints:
     """The checkpoints of one directory, `directory/STEP/`. Usable as a context manager; leaving it waits for the last save."""
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, keep_every: int | None = None, read_only: bool = False):
-        """Keep the latest `keep` steps, and for good those divisible by `keep_every`; a step that a pointer names stays as long as it does.
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 2, keep_every: int = 0, read_only: bool = False):
+        """Keep the latest `keep` steps, and for good those divisible by `keep_every` (0: none).
 
+        A step that a pointer names stays as long as it does.
         What a killed process left half-written or half-deleted is removed here. Raises ValueError where the directory is not writable.
         read_only: nothing is written, made or removed, so that a run can be looked at while its process goes on saving.
         """
         if keep < 1:
             raise ValueError(f"Checkpoints(keep={keep}): at least one checkpoint must be kept.")
+        if keep_every < 0:
+            raise ValueError(f"Checkpoints(keep_every={keep_every}): give every how many steps one is kept for good, or 0 for none.")
         self._read_only, self._keep, self._keep_every = read_only, keep, keep_every
         if read_only:
             self.directory = Path(directory).expanduser().absolute()
@@ -61,7 +62,7 @@ class Checkpoints:
         # What goes is decided here: a pointer must have left a step before the step is deleted.
         options = ocp.CheckpointManagerOptions(create=not read_only, cleanup_tmp_directories=not read_only, max_to_keep=None)
         arrays, note = ocp.PyTreeCheckpointHandler, ocp.JsonCheckpointHandler
-        handlers = {"arrays": arrays(), "meta": note(), "layout": note(), "frozen": arrays(), "frozen_layout": note()}
+        handlers = {"arrays": arrays(), "meta": note(), "layout": note()}
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         self._writes = jax.process_index() == 0 and not read_only
         self._steps = sorted(self._manager.all_steps())  # whole ones, and the one under way
@@ -89,23 +90,19 @@ class Checkpoints:
         self.wait()
         return list(self._steps)
 
-    def save(self, step: int, arrays: Any, meta: Mapping[str, Any], *, frozen: Any = None) -> None:
+    def save(self, step: int, arrays: Any, meta: Mapping[str, Any]) -> None:
         """Start writing the checkpoint of `step`; buffers may be donated as soon as this returns.
 
-        arrays: a pytree of jax or numpy arrays, typed keys and Python numbers. meta: JSON values. frozen: another tree, for a checkpoint
-        that needs no other file; `restore` does not read it. Waits for an unfinished save before it, and raises that one's error.
-        Raises ValueError for a step that is there already, or older than the latest; and, with several processes, for jax arrays that
-        belong to one of them.
+        arrays: a pytree of jax or numpy arrays, typed keys and Python numbers. meta: JSON values. Waits for an unfinished save before it,
+        and raises that one's error. Raises ValueError for a step that is there already, or older than the latest; and, with several
+        processes, for jax arrays that belong to one of them.
         """
-        more = {} if frozen is None else {"frozen": frozen}
-        _refuse_local(more | {"arrays": arrays}, step)
-        items: dict[str, Any] = {"arrays": ocp.args.PyTreeSave(arrays), "layout": ocp.args.JsonSave(layout(arrays))}
-        if frozen is not None:
-            items |= {"frozen": ocp.args.PyTreeSave(frozen), "frozen_layout": ocp.args.JsonSave(layout(frozen))}
+        _refuse_local(arrays, step)
+        notes = {"layout": ocp.args.JsonSave(layout(arrays)), "meta": ocp.args.JsonSave(dict(meta))}
         latest = self.latest_step()
         if latest is not None and step <= latest:
             raise ValueError(f"{self.directory}: step {step} was not saved, the latest there is {latest}; save increasing steps.")
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(dict(meta))), force=True)
+        self._manager.save(step, args=ocp.args.Composite(arrays=ocp.args.PyTreeSave(arrays), **notes), force=True)
         with self._lock:
             self._incomplete = step
         before, pinned = [*self._steps, step], self._pointers.pinned()
@@ -140,6 +137,10 @@ class Checkpoints:
         self.wait()
         return self._pointers.get(name)
 
+    def step_at(self, step: int | str | None = None) -> int:
+        """The number of the step that "latest", "healthy" or "best" names, or of a step; raises ValueError listing those that are there."""
+        return self._known(step)
+
     def meta(self, step: int | str | None = None) -> dict[str, Any]:
         """The JSON record of a step, by default the latest; raises ValueError where there is none."""
         return self._read(self._known(step), meta=ocp.args.JsonRestore())["meta"]
@@ -152,47 +153,8 @@ class Checkpoints:
         Raises ValueError listing every leaf that is missing, not wanted, or of another shape or dtype; nothing is ever cast or dropped.
         """
         step = self._known(step)
-        arrays = self._restore_item("arrays", target, step, partial=partial)
+        arrays = self._restore_arrays(target, step, partial=partial)
         return arrays, self._read(step, meta=ocp.args.JsonRestore())["meta"]
-
-    def restore_frozen(self, target: Any, step: int | str | None = None) -> Any:
-        """The frozen tree of a step that was saved with one; as `restore` otherwise."""
-        step = self._known(step)
-        if not self.has_frozen(step):
-            raise ValueError(f"{self.directory / str(step)}: saved without frozen weights; load them from where the run took them.")
-        return self._restore_item("frozen", target, step)
-
-    def has_frozen(self, step: int | str | None = None) -> bool:
-        """Whether a step was saved with its frozen tree."""
-        return (self.directory / str(self._known(step)) / "frozen").exists()
-
-    def restore_newest_sound(self, target: Any, *, warn: Callable[[str], None] = warnings.warn) -> tuple[Any, dict[str, Any]]:
-        """`restore` of the newest checkpoint that can be read; warns of each newer one, which goes to `damaged/` so that saving can go on.
-
-        Another tree than the saved one is no damage, and is refused as by `restore`. Raises DamagedCheckpoint where none can be read. With
-        several processes, damage to the arrays is what process 0 finds.
-        """
-        damaged: list[int] = []
-        for step in reversed(self.steps()):
-            try:
-                found = self.restore(target, step)
-            except DamagedCheckpoint as error:
-                damaged.append(step)
-                reason = str(error)
-                warn(f"{reason} Looking for an older one.")
-                continue
-            if damaged and not self._read_only:
-                self._take_away(damaged, to=_DAMAGED)
-            return found
-        if damaged:
-            raise DamagedCheckpoint(f"{self.directory}: none of the checkpoints {damaged} can be read; the last says: {reason}")
-        raise ValueError(f"{self.directory}: there is no checkpoint here; {_TRAIN_FIRST}")
-
-    def drop_after(self, step: int | str) -> None:
-        """Delete the steps later than this one, so that a run can go on from it. Pointers to them go too."""
-        step = self._known(step)
-        self._take_away([other for other in self._steps if other > step], to=_TRASH)
-        self._empty_trash()
 
     def wait(self) -> None:
         """Block until the save under way is on disk; raises its error if it failed."""
@@ -229,7 +191,7 @@ class Checkpoints:
             self._pointers.set(LATEST, {"step": step})
             self._pointers.publish()
         if self._writes:
-            digests.write(self.directory / str(step), below=("arrays", "frozen"))
+            digests.write(self.directory / str(step), below=("arrays",))
             for old in condemned:
                 self._move(old, _TRASH)
             self._empty_trash()
@@ -246,19 +208,6 @@ class Checkpoints:
         there.parent.mkdir(exist_ok=True)
         os.replace(self.directory / str(step), there)
 
-    def _take_away(self, steps: Collection[int], *, to: str) -> None:
-        if self._read_only:
-            raise ValueError(f"{self.directory}: opened to be read; nothing is taken away from it.")
-        with self._lock:
-            self._steps = [step for step in self._steps if step not in steps]
-            self._pointers.keep_to(self._steps)
-            self._pointers.publish()
-        if self._writes:
-            for step in sorted(steps, reverse=True):  # a kill midway leaves no gap
-                self._move(step, to)
-        _meet("checkpoints_taken_away")
-        self._manager.reload()
-
     def _empty_trash(self) -> None:
         if self._writes:
             for path in (self.directory / _TRASH).glob("*"):
@@ -266,19 +215,18 @@ class Checkpoints:
 
     # Reading ---------------------------------------------------------------------------------------------------------------------
 
-    def _restore_item(self, item: str, target: Any, step: int, *, partial: bool = False) -> Any:
-        name = "layout" if item == "arrays" else f"{item}_layout"
-        saved, wanted = self._read(step, **{name: ocp.args.JsonRestore()})[name], layout(target)
+    def _restore_arrays(self, target: Any, step: int, *, partial: bool) -> Any:
+        saved, wanted = self._read(step, layout=ocp.args.JsonRestore())["layout"], layout(target)
         if partial:
             saved = {leaf: kind for leaf, kind in saved.items() if leaf.partition("/")[0] in target}
         if saved != wanted:
             raise ValueError(
                 f"{self.directory / str(step)}: {_mismatch(saved, wanted)} Start with the config that this checkpoint was written with."
             )
-        self._refuse_damaged(step, item)
+        self._refuse_damaged(step)
         target = jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf, target)  # as orbax knows them
         how = ocp.checkpoint_utils.construct_restore_args(target)
-        return self._read(step, **{item: ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=partial)})[item]
+        return self._read(step, arrays=ocp.args.PyTreeRestore(item=target, restore_args=how, partial_restore=partial))["arrays"]
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
@@ -286,9 +234,9 @@ class Checkpoints:
         except Exception as error:  # whatever orbax and its storage raise over damaged files
             raise self._damaged(step, _first_line(error)) from error
 
-    def _refuse_damaged(self, step: int, item: str) -> None:
+    def _refuse_damaged(self, step: int) -> None:
         """One process reads the files through, and all of them go by what it found."""
-        found = digests.damage(self.directory / str(step), below=item) if jax.process_index() == 0 else ""
+        found = digests.damage(self.directory / str(step), below="arrays") if jax.process_index() == 0 else ""
         if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(found))):
             found = found or "so process 0 found"
         if found:
@@ -308,15 +256,22 @@ class Checkpoints:
             return self._steps[-1]
         if isinstance(step, str):
             if step not in _UNSET:
-                raise ValueError(f"{self.directory}: no pointer is called {step!r}; there are {', '.join(pointers.NAMES)}.")
+                raise ValueError(
+                    f"{self.directory}: no step is called {step!r}; ask for {', '.join(pointers.NAMES)}, or for {self._told()}."
+                )
             if (record := self.pointer(step)) is None:
-                raise ValueError(f"{self.directory}: {_UNSET[step]}, so there is no {step} checkpoint; ask for a step, or the latest.")
+                raise ValueError(
+                    f"{self.directory}: {_UNSET[step]}, so there is no {step} checkpoint; ask for the latest, or for {self._told()}."
+                )
             step = record["step"]
         if step not in self._steps and self._read_only:
             self._manager.reload()  # the run may have gone on
             self._steps = sorted(self._manager.all_steps())
         self._refuse_unknown(step)
         return step
+
+    def _told(self) -> str:
+        return f"one of the steps {', '.join(map(str, self._steps))}"
 
     def _refuse_unknown(self, step: int) -> None:
         if step not in self._steps:
@@ -334,14 +289,13 @@ def _meet(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
-def _refuse_local(trees: Mapping[str, Any], step: int) -> None:
+def _refuse_local(tree: Any, step: int) -> None:
     """Raises ValueError for jax arrays that live in one process of several: which process's numbers to write, nobody can say."""
     if jax.process_count() == 1:
         return
     local = [
-        f"{tree}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
-        for tree, content in trees.items()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(content)
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable
     ]
     if local:

@@ -81,7 +81,7 @@ def read(directory: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def kept(steps: Sequence[int], *, keep: int, keep_every: int | None, pinned: Collection[int]) -> list[int]:
+def kept(steps: Sequence[int], *, keep: int, keep_every: int, pinned: Collection[int]) -> list[int]:
     """Which of the steps stay: the newest `keep`, those divisible by `keep_every`, and those that a pointer names; oldest first."""
     newest = set(sorted(steps)[-keep:])
     return sorted(step for step in set(steps) if step in newest or step in pinned or (keep_every and step % keep_every == 0))

@@ -35,6 +35,7 @@ PACKAGES = (
     "ml-collections",
 )
 _MADE = (
+    "base",
     "checkpoints",
     "metrics.jsonl",
     "sessions",

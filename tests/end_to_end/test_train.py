@@ -94,7 +94,8 @@ def test_a_run_from_its_start_to_its_report(small_checkpoint, tmp_path):
     picture, drawn = next((run / "data/images").iterdir()), tmp_path / "drawn"
     say = ("--say=Remove ball", "--say=Change the background to snow")
     told = succeed("edit", f"--run={run}", f"--image={picture}", f"--out={drawn}", *say).splitlines()
-    assert len(told) == 2 and told[1].startswith("turn 1: Change the background to snow")
+    assert told[0] == f"step {STEPS} of {run} (latest)"
+    assert len(told) == 3 and told[2].startswith("turn 1: Change the background to snow")
     assert sorted(path.name for path in drawn.iterdir()) == ["session.json", "strip.png", "turn_0.png", "turn_1.png"]
     assert np.asarray(Image.open(drawn / "strip.png")).shape == (48, 3 * 48, 3)
 
@@ -279,6 +280,29 @@ def test_a_base_is_made_in_stages(small_checkpoint, tmp_path):
     picture, drawn = next((tmp_path / "supervised/data/images").iterdir()), tmp_path / "drawn"
     succeed("edit", f"--config={CONFIG}", f"--checkpoint={folder}", f"--image={picture}", "--say=Remove ball", f"--out={drawn}")
     assert (drawn / "turn_0.png").exists()
+
+
+def test_a_run_that_kept_its_base_needs_nothing_else(small_checkpoint, tmp_path):
+    """It goes on, is drawn with, evaluated and exported after the checkpoint that it started from is gone."""
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(small_checkpoint, base)
+    short = ("--config.loop.save_frozen=true", "--config.loop.save_every=1", "--config.evaluate.before=false", "--config.evaluate.every=0")
+    succeed(*train(run, base, "--config.loop.steps=1", *short))
+    succeed("port", "export", f"--workdir={run}", f"--out={tmp_path / 'before'}")
+    shutil.rmtree(base)
+    succeed("port", "export", f"--workdir={run}", f"--out={tmp_path / 'after'}")
+    for name in ("ema.safetensors", "ae.safetensors", "llm_config.json", "vocab.json", "README.md"):
+        assert (tmp_path / "after" / name).read_bytes() == (tmp_path / "before" / name).read_bytes(), name
+    succeed(*train(run, base, "--config.loop.steps=2", *short))
+    assert steps(run) == [0, 1] and saved(run)[-1] == 2
+    picture, played = next((run / "data/images").iterdir()), tmp_path / "played"
+    assert f"step 2 of {run}" in succeed("edit", f"--run={run}", f"--image={picture}", "--say=Remove ball", f"--out={tmp_path / 'drawn'}")
+    assert f"step 2 of {run}" in succeed("evaluate", f"--run={run}", f"--workdir={played}", "--pictures-only")
+    absent = tmp_path / "absent"
+    other = call("edit", f"--run={run}", f"--checkpoint={absent}", f"--image={picture}", "--say=Go", f"--out={tmp_path / 'drawn'}")
+    assert other.status == 2 and f"'{absent}' is no folder" in other.err, "what was asked for by name is not replaced"
+    another = call(*train(run, small_checkpoint, *short))
+    assert another.status == 2 and "belongs to another config (model.checkpoint was" in another.err
 
 
 # photographs -----------------------------------------------------------------------------------------------------------------------

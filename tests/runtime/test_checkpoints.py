@@ -75,6 +75,8 @@ def test_old_steps_go_and_milestones_stay(tmp_path):
         saver.wait()
         assert saver.steps() == [0, 4, 5, 6]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir() and any(path.iterdir())) == ["0", "4", "5", "6"]
+    with pytest.raises(ValueError, match="keep_every=-1.*or 0 for none"):
+        Checkpoints(tmp_path, keep_every=-1)
 
 
 def test_a_half_deleted_checkpoint_is_not_listed(tmp_path, monkeypatch):
