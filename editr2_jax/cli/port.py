@@ -81,11 +81,11 @@ def _export(argv: list[str]) -> int:
         raise ValueError("an adapter is float32; leave --dtype out, or export the whole.")
     _on_cpu()
     if args.workdir is not None:
-        from editr2_jax import experiment
+        from editr2_jax import exporting
 
         run = Path(args.workdir).expanduser()
         config, out = common.saved_config(run), Path(args.out).expanduser()
-        print(experiment.export(config, run, out, adapter=args.adapter, dtype=args.dtype, at=at))
+        print(exporting.export(config, run, out, adapter=args.adapter, dtype=args.dtype, at=at))
         return 0
     from editr2_jax import assemble
     from editr2_jax.porting import convert, model_card
