@@ -282,6 +282,7 @@ def test_a_base_is_made_in_stages(small_checkpoint, tmp_path):
     assert (drawn / "turn_0.png").exists()
 
 
+@pytest.mark.nightly
 def test_a_run_that_kept_its_base_needs_nothing_else(small_checkpoint, tmp_path):
     """It goes on, is drawn with, evaluated and exported after the checkpoint that it started from is gone."""
     base, run = tmp_path / "base", tmp_path / "run"

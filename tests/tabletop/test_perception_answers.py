@@ -28,6 +28,7 @@ def test_few_errors_on_a_hundred_turns():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_published_error_rates():
     """At the size at which the shipped base plays, on few turns; `python -m editr2_jax perception` measures any, on thousands."""
     report = perception_report.measure(100, 3, 48)

@@ -64,7 +64,7 @@ def test_judges_that_are_waited_for_are_complained_of():
     for _ in range(5):
         run.step(wait=2.0)
     (line,) = run.said
-    assert line.startswith("step 2: the devices waited for judges during 20% of this step")
+    assert line.startswith("step 2: the devices wait for judges in 20% of this step, and in more than 10% of each of the last 3: ")
 
 
 def test_compilations_are_told_after_the_first_step_and_later_ones_by_name():
