@@ -129,6 +129,12 @@ def _await(condition, processes: list) -> None:
         time.sleep(0.05)
 
 
+def _lines(workdir: Path) -> int:
+    """How many steps are told of, also while the next is being written."""
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def test_a_killed_process_is_named_and_the_same_command_goes_on(whole, small_checkpoint, tmp_path):
     """Every fourth kill comes while the run starts, the others in what it does: play, judging, update, save."""
     workdir, moments, told = tmp_path / "broken", random.Random(int(os.environ.get("EDITR2_KILL_SEED", "0"))), []
@@ -140,7 +146,8 @@ def test_a_killed_process_is_named_and_the_same_command_goes_on(whole, small_che
         processes = _run(workdir, small_checkpoint, processes=HOSTS)
         if len(told) % 4 != 3:
             _await(lambda: asked() > before, processes)  # noqa: B023
-        time.sleep(moments.uniform(0, 1.5 * seconds))
+        ends, done = time.monotonic() + moments.uniform(0, 1.5 * seconds), _lines(workdir)
+        _await(lambda: time.monotonic() > ends or _lines(workdir) > done, processes)  # noqa: B023
         victim, at = moments.randrange(HOSTS), len(metrics.read(workdir))
         processes[victim].send_signal(signal.SIGKILL)
         outcomes = _ended(processes)
