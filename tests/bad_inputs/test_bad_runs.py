@@ -94,7 +94,7 @@ def test_too_many_failed_judges_stop_the_run_and_nothing_is_lost(train, tmp_path
     assert (tmp_path / "run/metrics.jsonl").read_bytes().startswith(before)
 
 
-@pytest.mark.parametrize("variant", ["edit_r2", "autoencoder"])
+@pytest.mark.parametrize("variant", ["edit_r2", pytest.param("autoencoder", marks=pytest.mark.nightly)])
 def test_a_loss_that_is_no_number_stops_the_run(train, tmp_path, variant):
     outcome = train(4, "--config.optimizer.learning_rate=1e15", variant=variant)
     assert outcome.status == entry.FAILED and "Traceback" not in outcome.err

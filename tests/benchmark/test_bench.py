@@ -49,6 +49,7 @@ def test_a_row_per_phase_and_batch(smallest, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_every_phase_runs(smallest, tmp_path, capsys):
     found, _ = measured(tmp_path, capsys, "--size=tiny", "--batch=2", "--rank=2")
     check(found, (2,), tuple(phases.PHASES))

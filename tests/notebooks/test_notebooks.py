@@ -13,6 +13,7 @@ from editr2_jax.runtime import quick
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in FILES]
+NIGHTLY = pytest.mark.nightly
 PATIENCE = 1800  # seconds that a cell may take on a machine with other work to do
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 REPOSITORY = re.search(r"name the repository `([^`]+)`", README)[1]  # of the badges and of what Colab clones
@@ -54,7 +55,7 @@ def test_its_first_cell_installs_nothing_but_on_colab_and_never_jax(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [NAMES[:1], pytest.param(NAMES[1:3], marks=pytest.mark.nightly), NAMES[3:]], ids=" and ".join)
+@pytest.mark.parametrize("names", [NAMES[:1], *(pytest.param(names, marks=NIGHTLY) for names in (NAMES[1:3], NAMES[3:]))], ids=" and ".join)
 def test_it_runs_to_its_end(names, tmp_path, monkeypatch):
     """In a folder of its own, with the package of this checkout. The second and the third compile the same programs, so they share them."""
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))

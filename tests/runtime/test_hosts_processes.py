@@ -14,6 +14,7 @@ import pytest
 from editr2_jax.runtime.watchdog import STATUS
 
 pytestmark = pytest.mark.slow
+FOUR = pytest.mark.nightly  # as two do, and for longer
 
 CHILD = Path(__file__).with_name("hosts_child.py")
 PATIENCE_S = 240  # of the test itself, on a busy machine; what is asserted is words and exit statuses
@@ -91,7 +92,7 @@ def line_about(children: Children, survivor: int, pattern: str) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=FOUR)])
 def test_hosts_agree_and_gather_bit_for_bit(play, count):
     children = play("exact", count)
     assert children.statuses() == [0] * count, children.report()
@@ -100,7 +101,7 @@ def test_hosts_agree_and_gather_bit_for_bit(play, count):
         assert "host 0 brings ['rows']: int32[2], host 1 ['rows']: int32[3]" in said and "exact" in said and "done" in said
 
 
-@pytest.mark.parametrize(("count", "victim"), [(2, 0), (2, 1), (4, 0), (4, 2)])
+@pytest.mark.parametrize(("count", "victim"), [(2, 0), (2, 1), *(pytest.param(4, victim, marks=FOUR) for victim in (0, 2))])
 def test_a_killed_host_is_named_by_all_others(play, count, victim):
     children = play("play", count)
     children.wait_for("ready")
