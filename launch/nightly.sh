@@ -42,7 +42,7 @@ failed=0
 tests() { python -m pytest -q -s -p no:cacheprovider --durations=0 "$@" | tee -a "$out/tests.log" || failed=1; }
 : >"$out/tests.log"
 tests tests -m nightly --ignore=tests/end_to_end
-tests tests/end_to_end/test_train.py tests/runtime tests/rewards/test_verdict_store.py tests/rollouts/test_spool.py -k "kill or stops or sigterm"
+tests tests/end_to_end/test_train.py tests/runtime tests/rewards/test_verdict_store.py tests/rollouts/test_spool.py -k "kill or stops or sigterm or kept"
 tests tests/end_to_end/test_hosts.py -k killed
 EDITR2_HOSTS=4 EDITR2_KILLS=4 EDITR2_HOST_STEPS=6 tests tests/end_to_end/test_hosts.py -k "killed or several"
 exit $failed
