@@ -18,6 +18,8 @@ from editr2_jax.porting import adapter, bagel_weights, export
 from editr2_jax.resuming import arrays_of, fresh_state
 from editr2_jax.runtime.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 def run_of(folder, checkpoint, *, variant="edit_r2", **settings):
     """Makes a workdir as a run over many chips leaves it after three steps, with numbers that are made up; the model that it learned."""
