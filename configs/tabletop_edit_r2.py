@@ -3,7 +3,7 @@
 
 Three turns; intent reconstruction before each later one; LoRA on both experts; rewards IF, CC and GA/CU from pixels. Our recommended
 settings: one baseline per turn, the filter masks pictures alone and before the statistics, separate clips for words and pictures.
-Held-out reward 0.640 -> 0.723 on seed 0, paired 95 % interval +0.062 to +0.104; 12 seconds a step on two cores.
+Held-out reward 0.639 -> 0.722 on seed 0, paired 95 % interval +0.063 to +0.104; 12 seconds a step on two cores.
 The variant `reference` has the reference's baseline, filter and clips. Its windows are drawn from keys and its initial noise is new in
 every iteration; in the reference a process keeps one window for the whole run, and a dialogue one noise (`rollout.noise=dialogue`).
 The variant `claims` is the common part of the runs behind the claims (python -m editr2_jax claims): 10 steps, then 128 dialogues.

@@ -1,11 +1,9 @@
 """Several hosts: each asks about its own rollouts, and all know what one host would have known of all of them."""
 
-import threading
-import types
-
 import numpy as np
 import pytest
 import reward_fakes as fakes
+from thread_hosts import ThreadHosts
 
 from editr2_jax.records import Sample, Status
 from editr2_jax.rewards import suite as suites
@@ -15,24 +13,6 @@ from editr2_jax.rewards.verdict_store import VerdictStore
 
 TURNS, MEMBERS, SESSIONS = 2, 3, 2
 ROWS = MEMBERS * SESSIONS
-
-
-class Hosts:
-    """Hosts that are threads of one process."""
-
-    def __init__(self, count):
-        self.count, self._barrier, self._texts = count, threading.Barrier(count, timeout=30), [""] * count
-
-    def of(self, index):
-        def gather_text(text):
-            self._texts[index] = text
-            self._barrier.wait()
-            told = list(self._texts)
-            self._barrier.wait()
-            return told
-
-        agree = lambda flag: any(gather_text(flag))  # noqa: E731
-        return types.SimpleNamespace(count=self.count, stuck_s=60.0, gather_text=gather_text, agree=agree)
 
 
 def episode(row, turn):
@@ -70,20 +50,8 @@ def played(folder, exchange, index, count, limit):
 
 def on_hosts(folder, count, limit=1.0):
     """What each host learns, or what it raises."""
-    hosts, told = Hosts(count), [None] * count
-
-    def host(index):
-        try:
-            told[index] = played(folder, hosts.of(index), index, count, limit)
-        except TooManyErrors as error:
-            told[index] = error
-
-    threads = [threading.Thread(target=host, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return told
+    hosts = ThreadHosts(count)
+    return hosts.run(lambda index: played(folder, hosts, index, count, limit))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

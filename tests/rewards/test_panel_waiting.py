@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import reward_fakes as fakes
+from thread_hosts import ThreadHosts
 
 from editr2_jax.records import Sample, Verdict
 from editr2_jax.rewards import panel
@@ -41,42 +42,6 @@ def often(monkeypatch):
 
 EPISODE = fakes.episode([fakes.turn()], [0, 1])
 SAMPLE = Sample(session=EPISODE.session, picture=EPISODE.pictures[0])
-
-
-class Together:
-    """Two hosts in two threads: what each of them brings, both learn."""
-
-    def __init__(self, stuck_s=60.0):
-        self.count, self.stuck_s = 2, stuck_s
-        self._mine, self._brought, self._met = threading.local(), [None, None], threading.Barrier(2, timeout=60)
-
-    def run(self, call):
-        """What call(index) returns or raises on each."""
-        results = [None, None]
-
-        def one(index):
-            self._mine.index = index
-            try:
-                results[index] = call(index)
-            except Exception as error:
-                results[index] = error
-
-        threads = [threading.Thread(target=one, args=(index,)) for index in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        return results
-
-    def gather_text(self, text):
-        self._brought[self._mine.index] = text
-        self._met.wait()
-        found = list(self._brought)
-        self._met.wait()
-        return found
-
-    def agree(self, flag):
-        return any(self.gather_text(flag))
 
 
 def test_verdicts_that_are_there_are_taken_whoever_asks_to_stop(judges):
@@ -118,16 +83,16 @@ def collect(together, judges, *, stop=None):
 def test_hosts_wait_for_the_slowest_judge_and_learn_all(judges):
     judges[0].let.set()
     threading.Timer(0.2, judges[1].let.set).start()
-    for scores in collect(Together(), judges):
+    for scores in collect(ThreadHosts(2), judges):
         np.testing.assert_array_equal(scores, [[0.5], [0.5]])
 
 
 @pytest.mark.parametrize("stop", [0, 1])
 def test_one_host_that_is_asked_to_stop_stops_all(judges, stop):
     judges[0].let.set()  # it has its verdict, and waits for the other host's
-    assert all(isinstance(told, Interrupted) for told in collect(Together(), judges, stop=stop))
+    assert all(isinstance(told, Interrupted) for told in collect(ThreadHosts(2), judges, stop=stop))
 
 
 def test_judges_that_never_answer_are_an_error_on_some_host(judges):
-    told = collect(Together(stuck_s=0.0), judges)
+    told = collect(ThreadHosts(2, stuck_s=0.0), judges)
     assert all(isinstance(error, RuntimeError) and "after 0 s 1 verdicts have not come to this host" in str(error) for error in told)
